@@ -1,0 +1,1 @@
+"""Differentiable EMG-informed neuromusculoskeletal models as Gymnasium environments."""

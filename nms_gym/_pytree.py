@@ -1,0 +1,30 @@
+"""Frozen dataclasses that JAX can trace: arrays are leaves, fields marked ``static()`` are structure."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+
+T = TypeVar("T")
+
+
+def static(**kwargs: Any) -> Any:
+    """Declare a field that is part of the structure: hashable, compared by value, never traced."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
+def pytree(cls: type[T]) -> type[T]:
+    """Make ``cls`` a frozen dataclass and register it as a JAX pytree."""
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    meta = [f.name for f in fields if f.metadata.get("static")]
+    data = [f.name for f in fields if not f.metadata.get("static")]
+    return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=meta)
+
+
+def replace(obj: T, **changes: Any) -> T:
+    """``dataclasses.replace`` under a name that reads well beside pytrees."""
+    return dataclasses.replace(obj, **changes)  # type: ignore[type-var]

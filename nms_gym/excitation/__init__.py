@@ -1,0 +1,1 @@
+"""From EMG to muscle activation."""

@@ -1,0 +1,146 @@
+"""From an excitation channel to muscle activation: gain, delay, dynamics, nonlinearity. All of it can be calibrated."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax.numpy as jnp
+from jax import Array
+
+ActivationKind = Literal["second_order", "first_order"]
+
+# How sharply a muscle switches between activation and deactivation, per unit of excitation minus activation.
+# De Groote et al. 2016 print 0.1 (and so does OpenSim 4.6's class), which averages both rates; OpenSim's documentation
+# now advises 10.
+SWITCH_SHARPNESS = 10.0
+# How sharply excitation saturates at 1. At 1 itself the excitation is lowered by 0.7 / SATURATION_SHARPNESS.
+SATURATION_SHARPNESS = 50.0
+
+
+def saturate(excitation: Array) -> Array:
+    """Smooth minimum of ``excitation`` and 1, exact to 1e-6 below 0.75.
+
+    CEINMS clips instead, and a clip has no gradient above 1, so a gain that is too high would never come down.
+    """
+    k = SATURATION_SHARPNESS
+    return excitation - jnp.logaddexp(0.0, k * (excitation - 1.0)) / k
+
+
+def delay_weights(delay: Array, dt: Array | float, length: int) -> Array:
+    """Weights that read a signal ``delay`` seconds ago from its last ``length`` samples.
+
+    Cubic convolution (Keys 1981, 10.1109/TASSP.1981.1163711): exact at the samples, with a derivative that is
+    continuous in ``delay``. The sample after the newest one, which delays below one step would need, is Keys' own
+    boundary extrapolation ``3 e[0] - 3 e[1] + e[2]``, so nothing is read from the future.
+
+    Args:
+        delay: ``(C,)`` s, from 0 to ``(length - 3) * dt``.
+        dt: sample interval, s.
+        length: samples kept, at least 4.
+
+    Returns:
+        ``(length, C)``; row ``j`` weighs the sample ``j`` steps ago. Columns sum to 1.
+    """
+    lag = jnp.arange(-1, length, dtype=delay.dtype)[:, None]
+    x = jnp.abs(delay[None, :] / dt - lag)
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    w = jnp.where(x < 1.0, near, jnp.where(x < 2.0, far, 0.0))
+    boundary = jnp.zeros((length, 1), w.dtype).at[:3, 0].set(jnp.asarray([3.0, -3.0, 1.0], w.dtype))
+    return w[1:] + boundary * w[:1]
+
+
+def delayed(history: Array, delay: Array, dt: Array | float) -> Array:
+    """The newest sample's delayed value, from ``history (L, C)`` with the newest sample first. Returns ``(C,)``."""
+    return jnp.sum(delay_weights(delay, dt, history.shape[0]) * history, axis=0)
+
+
+def delayed_series(signal: Array, delay: Array, dt: Array | float, length: int) -> Array:
+    """``delayed`` for every sample of ``signal (length - 1 + T, C)`` at once. Returns ``(T, C)``."""
+    w = delay_weights(delay, dt, length)
+    steps = signal.shape[0] - length + 1
+    total = jnp.zeros((steps, signal.shape[1]), jnp.result_type(signal, w))
+    for lag in range(length):  # unrolled: XLA fuses the sum into one pass over the signal
+        start = length - 1 - lag
+        total = total + w[lag][None, :] * signal[start : start + steps]
+    return total
+
+
+def second_order_step(
+    excitation: Array, u1: Array, u2: Array, time_constant_1: Array, time_constant_2: Array, dt: Array | float
+) -> Array:
+    """One step of the critically damped or over-damped recursive filter of Lloyd & Besier 2003.
+
+    ``u = alpha e - beta1 u1 - beta2 u2`` (10.1016/S0021-9290(03)00010-1, eq. 1) with poles ``exp(-dt / tau)``, so the
+    response does not change with the sampling rate. The map to CEINMS is exact: ``C1 = -exp(-dt / tau1)``,
+    ``C2 = -exp(-dt / tau2)``, ``beta1 = C1 + C2``, ``beta2 = C1 C2``, ``alpha = 1 + beta1 + beta2``.
+
+    Args:
+        excitation: ``(M,)``, this sample.
+        u1: ``(M,)``, result one step ago.
+        u2: ``(M,)``, result two steps ago.
+        time_constant_1: ``(M,)`` s.
+        time_constant_2: ``(M,)`` s.
+        dt: step, s.
+    """
+    p1, p2 = jnp.exp(-dt / time_constant_1), jnp.exp(-dt / time_constant_2)
+    return (1.0 - p1) * (1.0 - p2) * excitation + (p1 + p2) * u1 - p1 * p2 * u2
+
+
+def ceinms_coefficient(time_constant: Array, dt: Array | float) -> Array:
+    """CEINMS's ``C1`` or ``C2`` for a time constant at a sampling interval."""
+    return -jnp.exp(-dt / jnp.asarray(time_constant))
+
+
+def ceinms_time_constant(coefficient: Array, dt: Array | float) -> Array:
+    """Time constant, s, of CEINMS's ``C1`` or ``C2`` (in -1..0, exclusive) at a sampling interval."""
+    return -dt / jnp.log(-jnp.asarray(coefficient))
+
+
+def activation_rate(
+    excitation: Array,
+    activation: Array,
+    tau_activation: Array,
+    tau_deactivation: Array,
+    sharpness: float = SWITCH_SHARPNESS,
+) -> Array:
+    """Rate, 1/s, in ``da/dt = rate (e - a)``: De Groote et al. 2016 (10.1007/s10439-016-1591-9), eq. 1.
+
+    ``f = tanh(b (e - a)) / 2``, ``z = 0.5 + 1.5 a``, ``rate = (f + 0.5) / (tau_a z) + (0.5 - f) z / tau_d``, with a
+    sharper switch ``b`` than the paper's by default.
+    """
+    f = 0.5 * jnp.tanh(sharpness * (excitation - activation))
+    z = 0.5 + 1.5 * activation
+    return (f + 0.5) / (tau_activation * z) + (0.5 - f) * z / tau_deactivation
+
+
+def first_order_step(
+    excitation: Array,
+    activation: Array,
+    tau_activation: Array,
+    tau_deactivation: Array,
+    dt: Array | float,
+    sharpness: float = SWITCH_SHARPNESS,
+) -> Array:
+    """One exponential-midpoint step of first-order activation dynamics; second order in ``dt``, never overshoots.
+
+    The rate is frozen at a predicted midpoint, where the equation is linear and is solved exactly.
+    """
+
+    def relax(at: Array, time: Array | float) -> Array:
+        rate = activation_rate(excitation, at, tau_activation, tau_deactivation, sharpness)
+        return excitation + (activation - excitation) * jnp.exp(-rate * time)
+
+    return relax(relax(activation, 0.5 * dt), dt)
+
+
+def _expm1_over(x: Array) -> Array:
+    """``expm1(x) / x`` with its limit 1 at 0; the series keeps the derivative exact there too."""
+    small = jnp.abs(x) < 1e-3
+    safe = jnp.where(small, 1.0, x)
+    return jnp.where(small, 1.0 + x * (0.5 + x * (1.0 / 6.0 + x / 24.0)), jnp.expm1(safe) / safe)
+
+
+def shaped(u: Array, shape_factor: Array) -> Array:
+    """Activation ``(exp(A u) - 1) / (exp(A) - 1)`` (Lloyd & Besier 2003, eq. 2); the identity in the limit A = 0."""
+    return u * _expm1_over(shape_factor * u) / _expm1_over(shape_factor)

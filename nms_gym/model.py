@@ -1,0 +1,455 @@
+"""The neuromusculoskeletal model: what it is made of, and the forward functions.
+
+Three kinds of pytree, never mixed: ``NmsModel`` (structure), ``NmsParams`` (what can be fitted: one leaf per kind, one entry
+per muscle or channel) and ``NmsState`` (what evolves). One step reads like the path of a signal::
+
+    channels -> gain, delay -> muscle excitation -> activation -> fiber and tendon -> force -> joint moments
+
+``musculotendon_step`` is that step with the musculotendon kinematics given; ``neuromuscular_step`` computes them from joint
+angles first; ``predict_moments`` scans the step over a recording. Simulation, environments and calibration all call these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from nms_gym._pytree import pytree, static
+from nms_gym.errors import InputError, listed
+from nms_gym.excitation import activation as act
+from nms_gym.excitation.activation import ActivationKind
+from nms_gym.muscle.curves import Curves, DeGrooteFregly2016
+from nms_gym.muscle.geometry import PolynomialPaths, lengths_and_moment_arms, musculotendon_velocities
+from nms_gym.muscle.hill import MuscleParams
+from nms_gym.muscle.moments import joint_moments
+from nms_gym.muscle.tendon import FiberState, Integrator, TendonKind, fiber_step, initial_fiber
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the equations are solved. Part of a subject: parameters fitted with one choice do not suit another."""
+
+    tendon: TendonKind = "elastic"
+    integrator: Integrator = "bdf2"
+    newton_iterations: int = 5
+    activation: ActivationKind = "second_order"
+    max_delay: float = 0.15
+    """s; the longest electromechanical delay that the excitation history can hold"""
+    curves: Curves = DeGrooteFregly2016()
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "tendon": ("rigid", "elastic"),
+            "integrator": ("bdf2", "backward_euler"),
+            "activation": ("second_order", "first_order"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise InputError(f"{name} is {getattr(self, name)!r}; use one of {listed(values)}")
+        if not 1 <= self.newton_iterations <= 50:
+            raise InputError(f"newton_iterations is {self.newton_iterations}; use 1 to 50 (default 5)")
+        if not 0 < self.max_delay <= 1:
+            raise InputError(f"max_delay is {self.max_delay} s; use more than 0 and at most 1 s")
+
+    def history_length(self, dt: float) -> int:
+        """Samples of excitation to keep so that ``max_delay`` can be interpolated at step ``dt``."""
+        return max(math.ceil(self.max_delay / dt - 1e-9) + 3, 4)
+
+
+@pytree
+class NmsModel:
+    """Structure: names, settings, who drives whom, and muscle paths where joint angles are to be used."""
+
+    muscles: tuple[str, ...] = static()
+    coordinates: tuple[str, ...] = static()
+    """joints whose moments are computed; with ``paths``, also the joints whose angles ``neuromuscular_step`` takes"""
+    channels: tuple[str, ...] = static()
+    settings: Settings = static()
+    channel_weights: Array
+    """(M, C); what each channel contributes to each muscle's excitation; a row of zeros is a passive muscle"""
+    paths: PolynomialPaths | None = None
+
+    @property
+    def passive_muscles(self) -> tuple[str, ...]:
+        """Muscles that no channel drives."""
+        driven = np.any(np.asarray(self.channel_weights) != 0, axis=1)
+        return tuple(m for m, d in zip(self.muscles, driven, strict=True) if not d)
+
+
+@pytree
+class NmsParams(MuscleParams):
+    """Everything that calibration can fit. Muscle leaves ``(M,)``, channel leaves ``(C,)``."""
+
+    filter_time_constant_1: Array
+    """s, ``(M,)``; first pole of the second-order filter"""
+    filter_time_constant_2: Array
+    """s, ``(M,)``; second pole of the second-order filter"""
+    activation_time_constant: Array
+    """s, ``(M,)``; of first-order activation dynamics"""
+    deactivation_time_constant: Array
+    """s, ``(M,)``; of first-order activation dynamics"""
+    shape_factor: Array
+    """``(M,)``; the A of Lloyd & Besier, 0 is linear"""
+    emg_gain: Array
+    """``(C,)``; excitation per unit of the envelope"""
+    electromechanical_delay: Array
+    """s, ``(C,)``"""
+
+
+# Field defaults for what an OpenSim model does not say. Damping: Millard et al. 2013. Strains: OpenSim's
+# DeGrooteFregly2016Muscle. Filter: C1 = C2 = -0.5 at 1 kHz in CEINMS's examples is 1.4 ms, which is no filter at all; 20 ms
+# and critically damped gives the twitch time of 20 to 40 ms that Lloyd & Besier's bounds allow. Delay: 30 ms, in the middle
+# of the 10 to 100 ms that Buchanan et al. 2004 report. Shape factor: CEINMS's bounds -3..0, weakly curved.
+DEFAULTS: dict[str, float] = {
+    "fiber_damping": 0.1,
+    "passive_fiber_strain_at_one_norm_force": 0.6,
+    "tendon_strain_at_one_norm_force": 0.049,
+    "max_contraction_velocity": 10.0,
+    "pennation_at_optimal": 0.0,
+    "filter_time_constant_1": 0.020,
+    "filter_time_constant_2": 0.020,
+    "activation_time_constant": 0.015,
+    "deactivation_time_constant": 0.060,
+    "shape_factor": -0.5,
+    "emg_gain": 1.0,
+    "electromechanical_delay": 0.030,
+}
+
+PARAMETER_UNITS: dict[str, str] = {
+    "max_isometric_force": "N",
+    "optimal_fiber_length": "m",
+    "tendon_slack_length": "m",
+    "pennation_at_optimal": "rad",
+    "max_contraction_velocity": "optimal_fiber_length/s",
+    "fiber_damping": "1",
+    "passive_fiber_strain_at_one_norm_force": "1",
+    "tendon_strain_at_one_norm_force": "1",
+    "filter_time_constant_1": "s",
+    "filter_time_constant_2": "s",
+    "activation_time_constant": "s",
+    "deactivation_time_constant": "s",
+    "shape_factor": "1",
+    "emg_gain": "1",
+    "electromechanical_delay": "s",
+}
+
+CHANNEL_PARAMETERS = ("emg_gain", "electromechanical_delay")
+PARAMETER_KINDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(cast(Any, NmsParams)))
+
+# Values that no muscle or channel can have, whatever a calibration allows.
+_LIMITS: dict[str, tuple[float, float]] = {
+    "max_isometric_force": (1e-6, 1e6),
+    "optimal_fiber_length": (1e-4, 2.0),
+    "tendon_slack_length": (1e-5, 2.0),
+    "pennation_at_optimal": (0.0, 1.4),
+    "max_contraction_velocity": (0.1, 100.0),
+    "fiber_damping": (0.0, 10.0),
+    "passive_fiber_strain_at_one_norm_force": (0.01, 10.0),
+    "tendon_strain_at_one_norm_force": (0.001, 1.0),
+    "filter_time_constant_1": (1e-5, 2.0),
+    "filter_time_constant_2": (1e-5, 2.0),
+    "activation_time_constant": (1e-4, 2.0),
+    "deactivation_time_constant": (1e-4, 2.0),
+    "shape_factor": (-20.0, 20.0),
+    "emg_gain": (0.0, 1e6),
+    "electromechanical_delay": (0.0, 1.0),
+}
+
+
+def entries(model: NmsModel, kind: str) -> tuple[str, ...]:
+    """Names of the entries of a parameter kind: muscles or channels.
+
+    Raises:
+        InputError: no such kind.
+    """
+    if kind not in PARAMETER_KINDS:
+        raise InputError(f"no parameter {kind!r}; there are {listed(PARAMETER_KINDS, 20)}")
+    return model.channels if kind in CHANNEL_PARAMETERS else model.muscles
+
+
+def make_params(model: NmsModel, values: Mapping[str, Any], dtype: Any = None) -> NmsParams:
+    """Parameters from values per kind; scalars are spread over all entries, missing kinds take ``DEFAULTS``.
+
+    Args:
+        model: whose muscles and channels the entries follow.
+        values: kind -> scalar, array in the model's order, or mapping by name (complete, or added to the default).
+        dtype: of the leaves; JAX's default float when None.
+
+    Raises:
+        InputError: unknown kind or name, wrong length, or a value that nothing can have (muscle and value named).
+    """
+    unknown = set(values) - set(PARAMETER_KINDS)
+    if unknown:
+        raise InputError(f"no parameter {listed(sorted(unknown))}; there are {listed(PARAMETER_KINDS, 20)}")
+    leaves = {}
+    for kind in PARAMETER_KINDS:
+        names = entries(model, kind)
+        given = values.get(kind, DEFAULTS.get(kind))
+        if isinstance(given, Mapping):
+            strange = set(given) - set(names)
+            missing = [n for n in names if n not in given] if kind not in DEFAULTS else []
+            if strange or missing:
+                raise InputError(
+                    f"{kind}: {'no entry ' + listed(sorted(strange)) if strange else 'missing ' + listed(missing)}"
+                    f"; the model has {listed(names, 50)}"
+                )
+            given = [given.get(n, DEFAULTS.get(kind)) for n in names]
+        if given is None:
+            raise InputError(f"{kind} is required: one value per muscle")
+        array = np.asarray(given, dtype=float)
+        if array.ndim == 0:
+            array = np.full(len(names), float(array))
+        if array.shape != (len(names),):
+            raise InputError(
+                f"{kind} has shape {array.shape}; expected ({len(names)},), one per {listed(names)}"
+            )
+        low, high = _LIMITS[kind]
+        bad = ~((array >= low) & (array <= high))
+        if bad.any():
+            i = int(np.argmax(bad))
+            raise InputError(
+                f"{kind} of {names[i]!r} is {array[i]:g} {PARAMETER_UNITS[kind]}; allowed {low:g} to {high:g}. "
+                "Check the model file and its units (SI, radians)"
+            )
+        leaves[kind] = jnp.asarray(array, dtype=dtype)
+    return NmsParams(**leaves)
+
+
+@pytree
+class NmsState:
+    """What evolves from step to step."""
+
+    excitation_history: Array
+    """(H, C), newest first, before gain"""
+    filtered: Array
+    """(M,), output of the activation dynamics"""
+    filtered_previous: Array
+    """(M,), one step earlier"""
+    fiber: FiberState
+
+
+@pytree
+class NmsOutput:
+    """Result of a step, or with a leading time axis of a prediction."""
+
+    moments: Array
+    """(K,) N·m, positive along the coordinate"""
+    tendon_force: Array
+    """(M,) N"""
+    excitation: Array
+    """(M,) after gain and delay"""
+    activation: Array
+    """(M,)"""
+    fiber_length: Array
+    """(M,) over optimal fiber length"""
+    fiber_velocity: Array
+    """(M,) over maximum contraction velocity"""
+    tendon_strain: Array
+    """(M,); zero for a rigid tendon"""
+    residual: Array
+    """(M,) what the implicit fiber equation missed by, in tendon slack lengths"""
+
+
+@pytree
+class Replay:
+    """A recording on the model's time grid, ready for ``predict_moments``; from ``nms_gym.replay.make_replay``."""
+
+    coordinates: tuple[str, ...] = static()
+    """rows of ``moment_arms``"""
+    dt: Array
+    """s, scalar"""
+    excitations: Array
+    """(H - 1 + T, C) envelopes, the first H - 1 before the first sample of motion"""
+    lengths: Array
+    """(T, M) m"""
+    velocities: Array
+    """(T, M) m/s"""
+    moment_arms: Array
+    """(T, K, M) m"""
+
+
+def muscle_excitation(model: NmsModel, params: NmsParams, delayed_channels: Array) -> Array:
+    """Excitation of every muscle ``(..., M)`` from delayed channels ``(..., C)``: gain, saturation at 1, mixing."""
+    gain = jnp.broadcast_to(params.emg_gain, delayed_channels.shape)
+    return act.saturate(gain * delayed_channels) @ model.channel_weights.T
+
+
+def initial_state(
+    model: NmsModel, params: NmsParams, history: Array, lengths: Array, dt: Array | float
+) -> NmsState:
+    """State at rest: activation settled at the delayed excitation, fibers in equilibrium at zero velocity.
+
+    Args:
+        model: structure.
+        params: parameters.
+        history: ``(H, C)`` channels, newest first; the newest belongs to the instant of ``lengths``.
+        lengths: ``(M,)`` musculotendon lengths, m.
+        dt: s, between the samples of ``history``.
+    """
+    channels = act.delayed(history, params.electromechanical_delay, dt)
+    settled = muscle_excitation(model, params, channels)
+    activation = act.shaped(settled, params.shape_factor)
+    s = model.settings
+    fiber = initial_fiber(s.tendon, s.curves, params, activation, lengths)
+    return NmsState(history, settled, settled, fiber)
+
+
+def musculotendon_step(
+    model: NmsModel,
+    params: NmsParams,
+    state: NmsState,
+    delayed_channels: Array,
+    lengths: Array,
+    velocities: Array,
+    moment_arms: Array,
+    dt: Array | float,
+) -> tuple[NmsState, NmsOutput]:
+    """One step from delayed channels and musculotendon kinematics, all at the end of the step, to joint moments.
+
+    Args:
+        model: structure.
+        params: parameters.
+        state: from ``initial_state`` or the last step; its history is passed on untouched.
+        delayed_channels: ``(C,)``, before gain.
+        lengths: ``(M,)`` m.
+        velocities: ``(M,)`` m/s; only a rigid tendon uses them.
+        moment_arms: ``(K, M)`` m.
+        dt: s.
+    """
+    s = model.settings
+    excitation = muscle_excitation(model, params, delayed_channels)
+    if s.activation == "second_order":
+        filtered = act.second_order_step(
+            excitation,
+            state.filtered,
+            state.filtered_previous,
+            params.filter_time_constant_1,
+            params.filter_time_constant_2,
+            dt,
+        )
+    else:
+        filtered = act.first_order_step(
+            excitation, state.filtered, params.activation_time_constant, params.deactivation_time_constant, dt
+        )
+    activation = act.shaped(filtered, params.shape_factor)
+    fiber, out = fiber_step(
+        s.tendon,
+        s.integrator,
+        s.newton_iterations,
+        s.curves,
+        params,
+        state.fiber,
+        activation,
+        lengths,
+        velocities,
+        dt,
+    )
+    output = NmsOutput(
+        moments=joint_moments(moment_arms, out.tendon_force),
+        tendon_force=out.tendon_force,
+        excitation=excitation,
+        activation=activation,
+        fiber_length=out.fiber_length,
+        fiber_velocity=out.fiber_velocity,
+        tendon_strain=out.tendon_strain,
+        residual=out.residual,
+    )
+    return NmsState(state.excitation_history, filtered, state.filtered, fiber), output
+
+
+def excite(state: NmsState, excitation: Array) -> NmsState:
+    """Push this sample's channels ``(C,)`` into the history."""
+    history = jnp.concatenate([excitation[None, :], state.excitation_history[:-1]])
+    return dataclasses.replace(state, excitation_history=history)
+
+
+def replay_step(
+    model: NmsModel,
+    params: NmsParams,
+    state: NmsState,
+    excitation: Array,
+    kinematics: tuple[Array, Array, Array],
+    dt: Array | float,
+) -> tuple[NmsState, NmsOutput]:
+    """One sample of channels ``(C,)`` and given ``(lengths, velocities, moment_arms)`` to moments; keeps the history."""
+    state = excite(state, excitation)
+    channels = act.delayed(state.excitation_history, params.electromechanical_delay, dt)
+    return musculotendon_step(model, params, state, channels, *kinematics, dt)
+
+
+def neuromuscular_step(
+    model: NmsModel,
+    params: NmsParams,
+    state: NmsState,
+    excitation: Array,
+    q: Array,
+    qd: Array,
+    dt: Array | float,
+) -> tuple[NmsState, NmsOutput]:
+    """One sample from excitations and joint motion, at the end of the step, to joint moments.
+
+    Args:
+        model: structure, with ``paths``.
+        params: parameters.
+        state: from ``initial_state`` or the last step.
+        excitation: ``(C,)`` channels in the order of ``model.channels``, before gain and delay.
+        q: ``(D,)`` rad, in the order of ``model.coordinates``.
+        qd: ``(D,)`` rad/s.
+        dt: s.
+
+    Raises:
+        InputError: the model has no paths (raised while tracing).
+    """
+    if model.paths is None:
+        raise InputError(
+            "this model has no muscle paths, so joint angles cannot be used; build it from a model with paths, "
+            "or use replay_step with lengths and moment arms"
+        )
+    lengths, arms = lengths_and_moment_arms(model.paths, q)
+    return replay_step(
+        model, params, state, excitation, (lengths, musculotendon_velocities(arms, qd), arms), dt
+    )
+
+
+def replay_history(replay: Replay) -> Array:
+    """Channels up to the first sample of motion, newest first: ``(H, C)``."""
+    length = replay.excitations.shape[0] - replay.lengths.shape[0] + 1
+    return replay.excitations[:length][::-1]
+
+
+def replay_initial_state(model: NmsModel, params: NmsParams, replay: Replay) -> NmsState:
+    """State at the first sample of a recording."""
+    return initial_state(model, params, replay_history(replay), replay.lengths[0], replay.dt)
+
+
+def predict_moments(model: NmsModel, params: NmsParams, replay: Replay) -> NmsOutput:
+    """Run the model over a recording.
+
+    The first sample is a step too, from rest at the first sample. The steps are those of ``replay_step``; only the delay,
+    which depends on no state, is taken for all samples at once.
+
+    Returns:
+        ``NmsOutput`` with a leading time axis ``(T, ...)``.
+    """
+    start = replay_initial_state(model, params, replay)
+    length = start.excitation_history.shape[0]
+    channels = act.delayed_series(replay.excitations, params.electromechanical_delay, replay.dt, length)
+    # Nothing reads the history once the delay is taken; an empty one keeps it out of the loop.
+    start = dataclasses.replace(start, excitation_history=start.excitation_history[:0])
+
+    # Recomputing each step in the backward pass costs no time here and keeps memory flat in the number of steps.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def step(state: NmsState, sample: tuple[Array, ...]) -> tuple[NmsState, NmsOutput]:
+        return musculotendon_step(model, params, state, *sample, replay.dt)
+
+    samples = (channels, replay.lengths, replay.velocities, replay.moment_arms)
+    return jax.lax.scan(step, start, samples)[1]

@@ -1,0 +1,1 @@
+"""Muscle paths, curves, tendon and force."""

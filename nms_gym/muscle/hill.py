@@ -1,0 +1,78 @@
+"""Forces of a Hill-type muscle from its fiber's state.
+
+Symbols: ``w`` is the fiber length *along the tendon* over ``optimal_fiber_length``, ``h = sin(pennation_at_optimal)`` the
+constant half thickness over the same, ``x = sqrt(w^2 + h^2)`` the normalised fiber length, and ``w / x`` the cosine of
+pennation (OpenSim's MuscleFixedWidthPennationModel). Working in ``w`` makes the tendon length linear in the unknown and
+needs no guarded square root of a difference.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+
+from nms_gym._pytree import pytree
+from nms_gym.muscle.curves import Curves
+
+# Shortest normalised fiber length (OpenSim's DeGrooteFregly2016Muscle: 0.2) and smallest cosine of pennation.
+MIN_FIBER_LENGTH = 0.2
+MIN_ALONG_TENDON = 0.05
+
+
+@pytree
+class MuscleParams:
+    """What a Hill-type muscle is made of; every leaf ``(M,)``, SI units."""
+
+    max_isometric_force: Array
+    """N"""
+    optimal_fiber_length: Array
+    """m"""
+    tendon_slack_length: Array
+    """m"""
+    pennation_at_optimal: Array
+    """rad"""
+    max_contraction_velocity: Array
+    """optimal fiber lengths per second"""
+    fiber_damping: Array
+    """force over ``max_isometric_force`` at normalised velocity 1"""
+    passive_fiber_strain_at_one_norm_force: Array
+    tendon_strain_at_one_norm_force: Array
+
+
+def half_thickness(params: MuscleParams) -> Array:
+    """``sin(pennation_at_optimal)``: half thickness over optimal fiber length."""
+    return jnp.sin(params.pennation_at_optimal)
+
+
+def fiber_length(params: MuscleParams, w: Array) -> Array:
+    """Normalised fiber length ``x`` at along-tendon length ``w``."""
+    h = half_thickness(params)
+    # The constant stands in for h^2 in a muscle without pennation, where x = |w| has no slope at 0.
+    return jnp.sqrt(w * w + h * h + 1e-12)
+
+
+def shortest(params: MuscleParams) -> Array:
+    """Smallest allowed ``w``: fiber length 0.2, or nearly perpendicular fibers in a strongly pennate muscle."""
+    h = half_thickness(params)
+    return jnp.sqrt(jnp.maximum(MIN_FIBER_LENGTH**2 - h * h, MIN_ALONG_TENDON**2))
+
+
+def tendon_length(params: MuscleParams, musculotendon_length: Array, w: Array) -> Array:
+    """Tendon length over ``tendon_slack_length``."""
+    return (musculotendon_length - params.optimal_fiber_length * w) / params.tendon_slack_length
+
+
+def fiber_force(curves: Curves, params: MuscleParams, activation: Array, x: Array, v: Array) -> Array:
+    """Normalised force along the fiber: active, passive and damping (Millard et al. 2013, 10.1115/1.4023390, eq. 7)."""
+    return (
+        activation * curves.active_force_length(x) * curves.force_velocity(v)
+        + curves.passive_force_length(x, params.passive_fiber_strain_at_one_norm_force)
+        + params.fiber_damping * v
+    )
+
+
+def force_along_tendon(
+    curves: Curves, params: MuscleParams, activation: Array, w: Array, x: Array, v: Array
+) -> Array:
+    """Normalised fiber force times the cosine of pennation."""
+    return fiber_force(curves, params, activation, x, v) * (w / x)

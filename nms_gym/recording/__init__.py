@@ -1,0 +1,1 @@
+"""Files in, checked NumPy arrays out; nothing here imports JAX."""

@@ -1,0 +1,193 @@
+"""From a checked recording to the arrays the model runs on: one time grid, excitation history, musculotendon kinematics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+
+from nms_gym.errors import InputError, listed
+from nms_gym.model import NmsModel, Replay
+from nms_gym.muscle.geometry import check_domain, lengths_and_moment_arms
+from nms_gym.recording.trial import Trial
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a recording ready to run, with what was measured and which samples count."""
+
+    name: str
+    replay: Replay
+    time: np.ndarray
+    """(T,) s, of the recording"""
+    scored: np.ndarray
+    """(T,) bool; False in the lead-in, where the model forgets how it was started"""
+    measured: np.ndarray | None
+    """(T, K) N·m, rows of ``replay.coordinates``; None where the recording has no moments"""
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Joints whose moments are compared."""
+        return self.replay.coordinates
+
+
+def make_segment(
+    model: NmsModel,
+    trial: Trial,
+    *,
+    coordinates: Sequence[str] | None = None,
+    start: float | None = None,
+    stop: float | None = None,
+    lead_in: float = 0.2,
+    dt: float | None = None,
+    name: str | None = None,
+) -> Segment:
+    """Cut ``[start, stop]`` out of a recording, with up to ``lead_in`` seconds before it to settle in.
+
+    Musculotendon lengths and moment arms come from the recording's own tables where it has them, else from the model's
+    paths. The excitation history reaches back before the motion as far as the EMG does, and holds its first sample before
+    that. Channels are matched by name; a channel of the model that the recording lacks is an error.
+
+    Args:
+        model: whose muscles and channels are wanted.
+        trial: the recording.
+        coordinates: joints whose moments are wanted; by default the recording's measured ones that the model has.
+        start: s, first sample that counts; by default the first.
+        stop: s, last sample that counts; by default the last.
+        lead_in: s.
+        dt: s, step; by default the recording's own.
+        name: of the segment; by default the recording's name and the window.
+
+    Raises:
+        InputError: window empty or outside the recording; channel, muscle or coordinate missing; joint angles outside
+            the domain of the model's paths.
+    """
+    if dt is not None and abs(dt - _step(trial)) > 1e-9:
+        trial = trial.resampled(dt)
+    dt = _step(trial)
+    first, last = float(trial.time[0]), float(trial.time[-1])
+    begin = first if start is None else start
+    end = last if stop is None else stop
+    tolerance = 0.51 * dt
+    if not (first - tolerance <= begin < end <= last + tolerance):
+        raise InputError(
+            f"trial {trial.name!r}: window {begin:g} to {end:g} s is empty or not inside the recording's "
+            f"{first:g} to {last:g} s; choose start < stop within it"
+        )
+    i0 = int(np.clip(round((begin - first) / dt), 0, len(trial.time) - 1))
+    i1 = int(np.clip(round((end - first) / dt), 0, len(trial.time) - 1))
+    if i1 - i0 < 4:
+        raise InputError(
+            f"trial {trial.name!r}: window {begin:g} to {end:g} s holds {i1 - i0 + 1} samples of {dt:g} s; "
+            "at least 5 are needed: widen it"
+        )
+    i_lead = max(i0 - max(math.ceil(lead_in / dt - 1e-9), 0), 0)
+    rows = slice(i_lead, i1 + 1)
+    time = trial.time[rows]
+
+    chosen = _coordinates(model, trial, coordinates)
+    lengths, velocities, arms = _kinematics(model, trial, chosen, rows)
+    measured = None
+    if trial.moments is not None and set(chosen) <= set(trial.moment_coordinates):
+        measured = trial.moments[rows][:, [trial.moment_coordinates.index(c) for c in chosen]]
+    history = model.settings.history_length(dt)
+    replay = Replay(
+        coordinates=chosen,
+        dt=np.asarray(dt),  # type: ignore[arg-type]
+        excitations=_excitations(model, trial, time, history, dt),  # type: ignore[arg-type]
+        lengths=lengths,  # type: ignore[arg-type]
+        velocities=velocities,  # type: ignore[arg-type]
+        moment_arms=arms,  # type: ignore[arg-type]
+    )
+    return Segment(
+        name=name or f"{trial.name} {begin:.2f}-{end:.2f} s",
+        replay=replay,
+        time=time,
+        scored=np.arange(i_lead, i1 + 1) >= i0,
+        measured=measured,
+    )
+
+
+def _step(trial: Trial) -> float:
+    return float((trial.time[-1] - trial.time[0]) / (len(trial.time) - 1))
+
+
+def _coordinates(model: NmsModel, trial: Trial, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    available = trial.moment_coordinates if _has_tables(trial) else model.coordinates
+    if wanted is None:
+        wanted = [c for c in model.coordinates if c in trial.moment_coordinates] or list(model.coordinates)
+    unknown = [c for c in wanted if c not in model.coordinates or c not in available]
+    if unknown or not wanted:
+        raise InputError(
+            f"trial {trial.name!r}: coordinates {listed(unknown)} cannot be computed; the model has "
+            f"{listed(model.coordinates)}, the recording's moment arms {listed(available)}"
+        )
+    return tuple(wanted)
+
+
+def _has_tables(trial: Trial) -> bool:
+    return trial.lengths is not None and trial.moment_arms is not None and bool(trial.muscles)
+
+
+def _kinematics(
+    model: NmsModel, trial: Trial, coordinates: tuple[str, ...], rows: slice
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lengths (T, M), velocities (T, M) and moment arms (T, K, M) of the rows."""
+    if _has_tables(trial):
+        missing = [m for m in model.muscles if m not in trial.muscles]
+        if missing:
+            raise InputError(
+                f"trial {trial.name!r}: its muscle analysis lacks {listed(missing)}; it has {listed(trial.muscles, 50)}"
+            )
+        muscles = [trial.muscles.index(m) for m in model.muscles]
+        joints = [trial.moment_coordinates.index(c) for c in coordinates]
+        assert trial.lengths is not None
+        assert trial.velocities is not None
+        assert trial.moment_arms is not None
+        return (
+            trial.lengths[rows][:, muscles],
+            trial.velocities[rows][:, muscles],
+            trial.moment_arms[rows][:, joints][:, :, muscles],
+        )
+    if model.paths is None:
+        raise InputError(
+            f"trial {trial.name!r} has no muscle lengths and moment arms, and the model has no muscle paths; "
+            "add a muscle analysis to the trial, or use a model with fitted paths (nms-gym fit-paths)"
+        )
+    missing = [c for c in model.paths.coordinates if c not in trial.coordinates]
+    if missing:
+        raise InputError(
+            f"trial {trial.name!r}: its kinematics lack {listed(missing)}, which the muscle paths need; "
+            f"it has {listed(trial.coordinates, 50)}"
+        )
+    order = [trial.coordinates.index(c) for c in model.paths.coordinates]
+    q, qd = trial.q[rows][:, order], trial.qd[rows][:, order]
+    check_domain(model.paths, q, source=f"trial {trial.name!r}")
+    with jax.enable_x64(True):
+        lengths, arms = jax.jit(jax.vmap(lengths_and_moment_arms, in_axes=(None, 0)))(model.paths, q)
+        lengths, arms = np.asarray(lengths), np.asarray(arms)
+    velocities = -np.einsum("td,tdm->tm", qd, arms)
+    return lengths, velocities, arms[:, [model.paths.coordinates.index(c) for c in coordinates]]
+
+
+def _excitations(model: NmsModel, trial: Trial, time: np.ndarray, history: int, dt: float) -> np.ndarray:
+    """Envelopes (H - 1 + T, C) on the grid, from before the first sample on."""
+    missing = [c for c in model.channels if c not in trial.channels]
+    if missing:
+        raise InputError(
+            f"trial {trial.name!r}: no EMG channel {listed(missing)}; it has {listed(trial.channels, 50)}"
+        )
+    grid = np.concatenate([time[0] + dt * np.arange(1 - history, 0), time])
+    columns = trial.emg[:, [trial.channels.index(c) for c in model.channels]]
+    if grid[-1] > trial.emg_time[-1] + 0.51 * dt:
+        raise InputError(
+            f"trial {trial.name!r}: EMG ends at {trial.emg_time[-1]:g} s, before the motion's {grid[-1]:g} s; "
+            "shorten the window or supply longer EMG"
+        )
+    # Monotone between samples, so envelopes stay non-negative.
+    inside = np.clip(grid, trial.emg_time[0], trial.emg_time[-1])
+    return np.maximum(PchipInterpolator(trial.emg_time, columns, axis=0)(inside), 0.0)

@@ -1,0 +1,33 @@
+"""Strict arithmetic for every test, and the one place that finds the recordings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+# Tests compare with references to many digits; the library itself never touches this setting.
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def find_data(name: str) -> Path:
+    """Folder ``name`` of the test recordings, or skip (fail when NMS_GYM_REQUIRE_DATA=1)."""
+    root = Path(os.environ.get("NMS_GYM_DATA", REPOSITORY.parent / "shared" / "data"))
+    folder = root / name
+    if not folder.is_dir():
+        reason = f"recordings not found: {folder} (set NMS_GYM_DATA to the folder that holds {name!r})"
+        if os.environ.get("NMS_GYM_REQUIRE_DATA") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data():
+    """``data("truth_muscle")`` gives the folder of that data set."""
+    return find_data
