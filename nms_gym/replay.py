@@ -66,9 +66,9 @@ def make_segment(
         InputError: window empty or outside the recording; channel, muscle or coordinate missing; joint angles outside
             the domain of the model's paths.
     """
-    if dt is not None and abs(dt - _step(trial)) > 1e-9:
+    if dt is not None and abs(dt - trial.dt) > 1e-9:
         trial = trial.resampled(dt)
-    dt = _step(trial)
+    dt = trial.dt
     first, last = float(trial.time[0]), float(trial.time[-1])
     begin = first if start is None else start
     end = last if stop is None else stop
@@ -110,10 +110,6 @@ def make_segment(
         scored=np.arange(i_lead, i1 + 1) >= i0,
         measured=measured,
     )
-
-
-def _step(trial: Trial) -> float:
-    return float((trial.time[-1] - trial.time[0]) / (len(trial.time) - 1))
 
 
 def _coordinates(model: NmsModel, trial: Trial, wanted: Sequence[str] | None) -> tuple[str, ...]:

@@ -1,0 +1,93 @@
+"""Levenberg-Marquardt in a box, pure and batched: every start takes its own steps inside one compiled loop.
+
+Damping follows Nielsen (1999, IMM-REP-1999-05). Bounds are kept by projection: an entry at its bound whose gradient points
+out is left out of the step, and the step is clipped, so entries can stop at a bound and leave it (Kanzow, Yamashita &
+Fukushima 2004, 10.1016/j.cam.2004.02.013, without their line search: a step that does not lower the cost is refused and
+the damping raised).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from calibration.residuals import Quadratic
+from nms_gym._pytree import pytree
+
+INITIAL_DAMPING = 1e-2
+# A damping this high moves nothing any more: the start is at a minimum to rounding, or its derivative is wrong.
+MAX_DAMPING = 1e12
+
+
+@pytree
+class Search:
+    """One start's progress."""
+
+    z: Array
+    at: Quadratic
+    damping: Array
+    growth: Array
+    iterations: Array
+    small_steps: Array
+    """accepted steps in a row that hardly lowered the cost"""
+    done: Array
+
+
+def begin(quadratic: Callable[[Array], Quadratic], z: Array) -> Search:
+    """Evaluate a start ``z (P,)``. One whose cost is not finite is done at once."""
+    at = quadratic(z)
+    count = jnp.zeros((), jnp.int32)
+    return Search(
+        z=z,
+        at=at,
+        damping=jnp.asarray(INITIAL_DAMPING, z.dtype),
+        growth=jnp.asarray(2.0, z.dtype),
+        iterations=count,
+        small_steps=count,
+        done=~jnp.isfinite(at.cost),
+    )
+
+
+def iterate(
+    quadratic: Callable[[Array], Quadratic], low: Array, high: Array, tolerance: float, search: Search
+) -> Search:
+    """Try one step. A search that is done stays as it is."""
+    z, at = search.z, search.at
+    stuck = ((z <= low) & (at.gradient > 0)) | ((z >= high) & (at.gradient < 0))
+    gradient = jnp.where(stuck, 0.0, at.gradient)
+    both_free = ~stuck[:, None] & ~stuck[None, :]
+    scale = jnp.diag(at.matrix) * search.damping
+    matrix = jnp.where(both_free, at.matrix, 0.0) + jnp.diag(jnp.where(stuck, 1.0, scale))
+    step = -jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(matrix), gradient)
+    trial = jnp.clip(z + step, low, high)
+    moved = trial - z
+    new = quadratic(trial)
+
+    predicted = -(at.gradient @ moved + 0.5 * moved @ at.matrix @ moved)
+    actual = at.cost - new.cost
+    accept = jnp.isfinite(new.cost) & jnp.all(jnp.isfinite(new.gradient)) & (actual > 0)
+    ratio = jnp.where(accept, actual, -1.0) / jnp.maximum(predicted, jnp.finfo(z.dtype).tiny)
+    damping = jnp.where(
+        accept,
+        search.damping * jnp.maximum(1.0 / 3.0, 1.0 - (2.0 * jnp.minimum(ratio, 1.0) - 1.0) ** 3),
+        search.damping * search.growth,
+    )
+    small = jnp.where(accept & (actual < tolerance * at.cost), search.small_steps + 1, 0)
+    small = jnp.where(accept, small, search.small_steps)
+
+    def pick(a: Array, b: Array) -> Array:
+        return jnp.where(accept, a, b)
+
+    stepped = Search(
+        z=pick(trial, z),
+        at=jax.tree.map(pick, new, at),
+        damping=jnp.maximum(damping, 1e-9),
+        growth=jnp.where(accept, 2.0, 2.0 * search.growth),
+        iterations=search.iterations + 1,
+        small_steps=small,
+        done=(small >= 2) | (damping > MAX_DAMPING),
+    )
+    return jax.tree.map(lambda new, old: jnp.where(search.done, old, new), stepped, search)

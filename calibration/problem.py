@@ -1,0 +1,310 @@
+"""What a calibration may change: free parameters by name, their bounds, priors and sharing, as one vector.
+
+The vector ``z`` has one entry per group of muscles or channels that share a value. It is measured in prior standard
+deviations from the start: ``z = 0`` is the uncalibrated person, the Gaussian prior is a standard normal, and every entry has
+the same scale, which is what both solvers want. Lengths, strengths and times are multiplied by ``exp(sd z)``, the others
+(delay, shape factor) are shifted by ``sd z``. Bounds are a box in ``z``; solvers project onto it, so a parameter at its bound
+can leave again, which a squashing function would prevent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from nms_gym.errors import InputError, listed
+from nms_gym.model import CHANNEL_PARAMETERS, PARAMETER_KINDS, PARAMETER_UNITS, NmsModel, NmsParams, entries
+from nms_gym.replay import Segment
+
+
+@dataclass(frozen=True)
+class Free:
+    """One kind of parameter that may change.
+
+    ``bounds`` and ``prior_sd`` of a ``relative`` kind are factors of the start (0.85 to 1.15; 0.05), of the others values in
+    the kind's unit. ``share`` says who gets one common factor or shift: "each" entry its own, "all" one for all, or
+    "groups" for the problem's groups.
+    """
+
+    kind: str
+    bounds: tuple[float, float]
+    prior_sd: float
+    relative: bool = True
+    share: str = "each"
+    only: tuple[str, ...] | None = None
+
+
+# Bounds after CEINMS's and NMSM's customary limits; priors tighter than these, chosen by leaving strides and speeds
+# out (examples/benchmarks/calibration.py). The tendon's is tight because a few percent of a long tendon are a third of a
+# short fiber.
+DEFAULT_FREE: dict[str, Free] = {
+    f.kind: f
+    for f in (
+        Free("max_isometric_force", (0.4, 2.5), 0.3, share="groups"),
+        Free("optimal_fiber_length", (0.75, 1.3), 0.1),
+        Free("tendon_slack_length", (0.85, 1.15), 0.04),
+        Free("pennation_at_optimal", (0.5, 1.5), 0.1),
+        Free("max_contraction_velocity", (0.5, 1.5), 0.2, share="all"),
+        Free("fiber_damping", (0.2, 3.0), 0.5, share="all"),
+        Free("passive_fiber_strain_at_one_norm_force", (0.5, 2.0), 0.2),
+        Free("tendon_strain_at_one_norm_force", (0.5, 2.0), 0.2),
+        Free("filter_time_constant_1", (0.25, 4.0), 0.4, share="all"),
+        Free("filter_time_constant_2", (0.25, 4.0), 0.4, share="all"),
+        Free("activation_time_constant", (0.4, 2.5), 0.3, share="all"),
+        Free("deactivation_time_constant", (0.4, 2.5), 0.3, share="all"),
+        Free("shape_factor", (-3.0, 0.0), 0.75, relative=False, share="groups"),
+        Free("emg_gain", (0.1, 5.0), 0.5),
+        Free("electromechanical_delay", (0.0, 0.13), 0.02, relative=False, share="all"),
+    )
+}
+
+# What is fitted when nobody says: CEINMS's choice, with gains instead of trust in the EMG's normalisation.
+DEFAULT_KINDS: tuple[str, ...] = (
+    "max_isometric_force",
+    "optimal_fiber_length",
+    "tendon_slack_length",
+    "filter_time_constant_1",
+    "shape_factor",
+    "emg_gain",
+    "electromechanical_delay",
+)
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """How errors are weighed against each other. Everything is in standard deviations, so the cost is a log posterior."""
+
+    moment_tolerance: float = 0.3
+    """expected model error, as a fraction of each measured moment's standard deviation"""
+    moment_bandwidth: float = 6.0
+    """Hz; moments low-passed here hold this many times two independent samples per second"""
+    fiber_length_range: tuple[float, float] = (0.5, 1.5)
+    """normalised fiber lengths beyond which a smooth barrier rises"""
+    fiber_length_tolerance: float = 0.05
+    max_tendon_strain: float = 0.10
+    tendon_strain_tolerance: float = 0.01
+
+    def __post_init__(self) -> None:
+        low, high = self.fiber_length_range
+        if not 0 < low < 1 < high:
+            raise InputError(f"fiber_length_range is {self.fiber_length_range}; use (low, high) with 0 < low < 1 < high")
+        for name in ("moment_tolerance", "moment_bandwidth", "fiber_length_tolerance", "tendon_strain_tolerance"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be positive")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each entry of ``z`` goes. NumPy, fixed before anything is traced."""
+
+    names: tuple[str, ...]
+    """of the P entries, "kind:group" """
+    kinds: tuple[str, ...]
+    """kind of each entry"""
+    sd: np.ndarray
+    """(P,) prior standard deviations, in log units for relative kinds"""
+    low: np.ndarray
+    """(P,) lower bounds in z"""
+    high: np.ndarray
+    """(P,) upper bounds in z"""
+    index: Mapping[str, np.ndarray]
+    """kind -> (entries,) which z moves it; P where it is fixed"""
+    relative: Mapping[str, bool]
+    moves: np.ndarray
+    """(P, M) bool: whose force an entry can change"""
+    colors: np.ndarray
+    """(P,) int: entries of one color move disjoint muscles, so one derivative pass serves them all"""
+
+    @property
+    def size(self) -> int:
+        """P."""
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A person to calibrate: model, start, what is free, on which stretches of which recordings.
+
+    Raises:
+        InputError: nothing free, unknown kinds or names, bounds crossed or not around the start, a kind that these settings
+            do not use, segments without measured moments or with different coordinates or steps.
+    """
+
+    model: NmsModel
+    start: NmsParams
+    segments: tuple[Segment, ...]
+    free: tuple[Free, ...] = tuple(DEFAULT_FREE[k] for k in DEFAULT_KINDS)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """named groups of muscles or channels that share, where ``Free.share`` is "groups" """
+    penalties: Penalties = Penalties()
+
+    def __post_init__(self) -> None:
+        if not self.segments:
+            raise InputError("nothing to calibrate on: no training window; give at least one")
+        first = self.segments[0]
+        for s in self.segments:
+            if s.measured is None:
+                raise InputError(f"{s.name}: no measured moments of {listed(s.coordinates)}; calibration needs them")
+            if s.coordinates != first.coordinates:
+                raise InputError(f"{s.name} has moments of {listed(s.coordinates)}, {first.name} of others; use the same")
+            if abs(float(s.replay.dt) - float(first.replay.dt)) > 1e-9:
+                raise InputError(
+                    f"{s.name} has a step of {float(s.replay.dt):g} s, {first.name} {float(first.replay.dt):g} s; "
+                    "give all trials one dt"
+                )
+            for k, c in enumerate(s.coordinates):
+                if float(np.std(s.measured[s.scored, k])) < 1e-9:
+                    raise InputError(f"{s.name}: the measured moment of {c!r} is constant; leave that coordinate out")
+        make_layout(self)
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Joints whose moments are fitted."""
+        return self.segments[0].coordinates
+
+
+def unused_kinds(model: NmsModel) -> tuple[str, ...]:
+    """Kinds of parameter that have no effect under the model's settings."""
+    s = model.settings
+    unused = []
+    if s.activation == "second_order":
+        unused += ["activation_time_constant", "deactivation_time_constant"]
+    else:
+        unused += ["filter_time_constant_1", "filter_time_constant_2"]
+    if s.tendon == "rigid":
+        unused.append("tendon_strain_at_one_norm_force")
+    return tuple(unused)
+
+
+def make_layout(problem: Problem) -> Layout:
+    """Lay the free parameters out as one vector, and color it. Checks everything that was asked for."""
+    model = problem.model
+    names: list[str] = []
+    kinds: list[str] = []
+    sd: list[float] = []
+    low: list[float] = []
+    high: list[float] = []
+    moves: list[np.ndarray] = []
+    index: dict[str, np.ndarray] = {}
+    drives = np.asarray(model.channel_weights) != 0  # (M, C)
+    for free in problem.free:
+        if free.kind in index:
+            raise InputError(f"{free.kind} is listed twice among the free parameters")
+        if free.kind not in PARAMETER_KINDS:
+            raise InputError(f"no parameter {free.kind!r}; there are {listed(PARAMETER_KINDS, 20)}")
+        if free.kind in unused_kinds(model):
+            raise InputError(
+                f"{free.kind} has no effect with activation={model.settings.activation!r} and "
+                f"tendon={model.settings.tendon!r}; leave it out of the free parameters"
+            )
+        all_names = entries(model, free.kind)
+        start = np.asarray(getattr(problem.start, free.kind), dtype=float)
+        index[free.kind] = np.full(len(all_names), -1)
+        for label, members in _groups(problem, free, all_names):
+            rows = [all_names.index(m) for m in members]
+            touched = drives[:, rows].any(axis=1) if free.kind in CHANNEL_PARAMETERS else _mask(len(model.muscles), rows)
+            z_low, z_high = _box(free, label, start[rows])
+            index[free.kind][rows] = len(names)
+            names.append(f"{free.kind}:{label}")
+            kinds.append(free.kind)
+            sd.append(free.prior_sd)
+            low.append(z_low)
+            high.append(z_high)
+            moves.append(touched)
+    if not names:
+        raise InputError("nothing is free: name at least one kind of parameter to calibrate")
+    for rows in index.values():
+        rows[rows < 0] = len(names)
+    return Layout(
+        names=tuple(names),
+        kinds=tuple(kinds),
+        sd=np.array(sd),
+        low=np.array(low),
+        high=np.array(high),
+        index=index,
+        relative={f.kind: f.relative for f in problem.free},
+        moves=np.array(moves),
+        colors=_color(np.array(moves)),
+    )
+
+
+def _mask(size: int, rows: Sequence[int]) -> np.ndarray:
+    mask = np.zeros(size, bool)
+    mask[list(rows)] = True
+    return mask
+
+
+def _groups(problem: Problem, free: Free, names: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
+    """Which entries share one value: (label, members)."""
+    chosen = names if free.only is None else free.only
+    unknown = [n for n in chosen if n not in names]
+    if unknown:
+        raise InputError(f"{free.kind}: no entry {listed(unknown)}; there are {listed(names, 50)}")
+    if free.share == "each":
+        return [(n, (n,)) for n in chosen]
+    if free.share == "all":
+        return [("all", tuple(chosen))]
+    if free.share != "groups":
+        raise InputError(f"{free.kind}: share is {free.share!r}; use 'each', 'all' or 'groups'")
+    result, taken = [], set()
+    for label, members in problem.groups.items():
+        inside = tuple(m for m in members if m in chosen)
+        twice = taken & set(inside)
+        if twice:
+            raise InputError(f"group {label!r}: {listed(sorted(twice))} is in another group already")
+        taken |= set(inside)
+        if inside:
+            result.append((label, inside))
+    known = set(problem.model.muscles) | set(problem.model.channels)
+    strange = [m for members in problem.groups.values() for m in members if m not in known]
+    if strange:
+        raise InputError(f"groups name {listed(strange)}, which the model does not have")
+    return result + [(n, (n,)) for n in chosen if n not in taken]
+
+
+def _box(free: Free, label: str, start: np.ndarray) -> tuple[float, float]:
+    """Bounds of a group in z."""
+    low, high = free.bounds
+    where = f"{free.kind} of {label!r}"
+    if not (low < high and free.prior_sd > 0):
+        raise InputError(f"{where}: bounds {low:g} to {high:g}, prior sd {free.prior_sd:g}; need low < high and sd > 0")
+    if free.relative:
+        if not (0 < low <= 1 <= high):
+            raise InputError(f"{where}: relative bounds {low:g} to {high:g} must be positive and include 1, the start")
+        return float(np.log(low) / free.prior_sd), float(np.log(high) / free.prior_sd)
+    if (start < low - 1e-12).any() or (start > high + 1e-12).any():
+        raise InputError(
+            f"{where}: the start {start.min():g} is outside its bounds {low:g} to {high:g} {PARAMETER_UNITS[free.kind]}; "
+            "move one of them"
+        )
+    return float((low - start.min()) / free.prior_sd), float((high - start.max()) / free.prior_sd)
+
+
+def _color(moves: np.ndarray) -> np.ndarray:
+    """Greedy coloring: entries of one color move disjoint muscles (Curtis, Powell & Reid 1974, 10.1093/imamat/13.1.117)."""
+    colors = np.zeros(len(moves), int)
+    taken: list[np.ndarray] = []
+    for i, mine in enumerate(moves):
+        for c, others in enumerate(taken):
+            if not (others & mine).any():
+                taken[c] = others | mine
+                colors[i] = c
+                break
+        else:
+            colors[i] = len(taken)
+            taken.append(mine.copy())
+    return colors
+
+
+def params_at(layout: Layout, start: NmsParams, z: Array) -> NmsParams:
+    """Parameters of a point ``z (P,)``; traced."""
+    padded = jnp.concatenate([z * jnp.asarray(layout.sd, z.dtype), jnp.zeros(1, z.dtype)])
+    leaves = {kind: jnp.asarray(getattr(start, kind), z.dtype) for kind in PARAMETER_KINDS}
+    for kind, rows in layout.index.items():
+        move = padded[rows]
+        leaves[kind] = leaves[kind] * jnp.exp(move) if layout.relative[kind] else leaves[kind] + move
+    return NmsParams(**leaves)

@@ -1,0 +1,78 @@
+"""What a set of parameters is worth on a stretch of recording: metrics per joint, the same for every row of every table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from nms_gym.errors import InputError
+from nms_gym.model import NmsModel, NmsOutput, NmsParams, predict_moments
+from nms_gym.replay import Segment
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Agreement of one joint's moment with the measured one over the counted samples of one or more segments."""
+
+    coordinate: str
+    rmse: float
+    """N·m"""
+    nrmse: float
+    """RMSE over the measured range"""
+    r2: float
+    """1 - squared error over variance; negative when worse than the mean"""
+    r: float
+    """Pearson's correlation; NaN when either is constant"""
+    samples: int
+
+    def row(self, **labels: Any) -> dict[str, Any]:
+        """As a flat dictionary with ``labels`` first, for JSON and tables."""
+        return {**labels, **asdict(self)}
+
+
+def compare(coordinate: str, predicted: np.ndarray, measured: np.ndarray) -> Metrics:
+    """Metrics of one joint, ``(N,)`` against ``(N,)`` N·m."""
+    error = predicted - measured
+    rmse = float(np.sqrt(np.mean(error**2)))
+    deviation, spread = measured - measured.mean(), predicted - predicted.mean()
+    scale = float(np.sqrt(np.sum(deviation**2) * np.sum(spread**2)))
+    variance = float(np.mean(deviation**2))
+    return Metrics(
+        coordinate=coordinate,
+        rmse=rmse,
+        nrmse=rmse / float(np.ptp(measured)) if np.ptp(measured) > 0 else float("nan"),
+        r2=1.0 - rmse**2 / variance if variance > 0 else float("nan"),
+        r=float(np.sum(deviation * spread)) / scale if scale > 0 else float("nan"),
+        samples=len(measured),
+    )
+
+
+_run = jax.jit(predict_moments)
+
+
+def predict_segment(model: NmsModel, params: NmsParams, segment: Segment) -> NmsOutput:
+    """``predict_moments`` in float64 on one segment; NumPy leaves ``(T, ...)``, lead-in included."""
+    with jax.enable_x64(True):
+        return jax.tree.map(np.asarray, _run(model, params, segment.replay))
+
+
+def evaluate(model: NmsModel, params: NmsParams, segments: Sequence[Segment]) -> list[Metrics]:
+    """Metrics per joint over the counted samples of all segments together.
+
+    Raises:
+        InputError: no segment, or one without measured moments.
+    """
+    if not segments:
+        raise InputError("no window to evaluate on")
+    predicted, measured = [], []
+    for s in segments:
+        if s.measured is None:
+            raise InputError(f"{s.name}: no measured moments to compare with")
+        predicted.append(predict_segment(model, params, s).moments[s.scored])
+        measured.append(s.measured[s.scored])
+    p, m = np.concatenate(predicted), np.concatenate(measured)
+    return [compare(c, p[:, k], m[:, k]) for k, c in enumerate(segments[0].coordinates)]
