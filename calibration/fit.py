@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import enum
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from calibration import gradient_descent, levenberg_marquardt
-from calibration.problem import Layout, Problem, params_at
-from calibration.residuals import make_objective
+from calibration.problem import Layout, Penalties, Problem, make_layout, params_at
+from calibration.residuals import make_objective, stack
 from nms_gym.errors import InputError, listed
 from nms_gym.model import NmsParams
 
@@ -60,7 +62,7 @@ class CalibrationResult:
     all_z: np.ndarray
     """(starts, P) where every start ended"""
     history: np.ndarray
-    """(iterations + 1, starts) cost by iteration"""
+    """(iterations, starts) cost by iteration, the first at the start itself"""
     iterations: int
     compile_seconds: float
     run_seconds: float
@@ -111,58 +113,29 @@ def fit(
     if starts < 1:
         raise InputError(f"starts is {starts}; at least 1 is needed")
     limit = max_iterations or (60 if solver == "lm" else 1000)
-    chunk = 4 if solver == "lm" else 25
     with jax.enable_x64(True):
         began = time.perf_counter()
-        layout, data, cost, quadratic = make_objective(problem)
-        data, start = jax.tree.map(jnp.asarray, (data, problem.start))
-        low, high = jnp.asarray(layout.low), jnp.asarray(layout.high)
+        layout = make_layout(problem)
+        loop = _make_loop(layout, problem.penalties, solver, tolerance, learning_rate, limit)
+        model, data, start = jax.tree.map(jnp.asarray, (problem.model, stack(problem), problem.start))
         z0 = jnp.asarray(starting_points(layout, starts, seed))
-
-        if solver == "lm":
-
-            def begin(data: Any, start: Any, z: Any) -> Any:
-                return levenberg_marquardt.begin(lambda z: quadratic(data, start, z), z)
-
-            def iterate(data: Any, start: Any, search: Any) -> Any:
-                return levenberg_marquardt.iterate(lambda z: quadratic(data, start, z), low, high, tolerance, search)
-
-        else:
-            optimizer = gradient_descent.make_optimizer(solver, learning_rate, limit)
-
-            def begin(data: Any, start: Any, z: Any) -> Any:
-                return gradient_descent.begin(lambda z: cost(data, start, z), optimizer, z)
-
-            def iterate(data: Any, start: Any, search: Any) -> Any:
-                return gradient_descent.iterate(
-                    lambda z: cost(data, start, z), optimizer, low, high, tolerance, search
-                )
-
-        batch = (None, None, 0)
-        first = jax.jit(jax.vmap(begin, in_axes=batch)).lower(data, start, z0).compile()
-        search = first(data, start, z0)
-
-        def several(data: Any, start: Any, search: Any) -> Any:
-            def one(search: Any, _: None) -> Any:
-                search = jax.vmap(iterate, in_axes=batch)(data, start, search)
-                return search, _cost_of(search)
-
-            return jax.lax.scan(one, search, None, length=chunk)
-
-        advance = jax.jit(several).lower(data, start, search).compile()
+        search = loop.begin(z0)
+        # Compiles when no problem of this shape was solved before; nothing runs.
+        advance = functools.partial(loop.advance, model, data, start)
+        loop.advance.lower(model, data, start, search).compile()
+        loop.finish.lower(start, z0[0]).compile()
         compiled = time.perf_counter()
 
-        history = [np.asarray(_cost_of(search))[None]]
-        start_cost = float(history[0][0, 0])
+        history: list[np.ndarray] = []
         status = Status.MAX_ITERATIONS
         try:
-            while sum(len(h) for h in history) - 1 < limit:
-                search, costs = advance(data, start, search)
+            # The first iteration only evaluates the start.
+            while loop.chunk * len(history) < limit + 1:
+                search, costs = advance(search)
                 history.append(np.asarray(costs))
                 if progress is not None:
                     best = float(np.nanmin(_best_cost(search)))
-                    count = sum(len(h) for h in history) - 1
-                    progress(Progress(count, limit, best, time.perf_counter() - compiled))
+                    progress(Progress(loop.chunk * len(history), limit, best, time.perf_counter() - compiled))
                 if bool(np.all(np.asarray(search.done))):
                     status = Status.CONVERGED
                     break
@@ -174,22 +147,71 @@ def fit(
             status, winner = Status.NOT_FINITE, 0
         else:
             winner = int(np.nanargmin(np.where(np.isfinite(final), final, np.nan)))
-        params = jax.tree.map(np.asarray, params_at(layout, start, jnp.asarray(all_z[winner])))
+        params = jax.tree.map(np.asarray, loop.finish(start, jnp.asarray(all_z[winner])))
         return CalibrationResult(
             params=params,
             status=status,
             solver=solver,
             cost=float(final[winner]),
-            start_cost=start_cost,
+            start_cost=float(history[0][0, 0]) if history else float("nan"),
             z=all_z[winner],
             layout=layout,
             costs=final,
             all_z=all_z,
-            history=np.concatenate(history),
+            history=np.concatenate(history) if history else np.empty((0, starts)),
             iterations=int(np.asarray(search.iterations)[winner]),
             compile_seconds=compiled - began,
             run_seconds=time.perf_counter() - compiled,
         )
+
+
+class _Loop(NamedTuple):
+    """A solver's compiled pieces, shared by all problems of one layout."""
+
+    chunk: int
+    begin: Any
+    advance: Any
+    finish: Any
+
+
+@functools.lru_cache(maxsize=32)
+def _make_loop(
+    layout: Layout, penalties: Penalties, solver: str, tolerance: float, learning_rate: float, limit: int
+) -> _Loop:
+    objective = make_objective(layout, penalties)
+    low, high = layout.low, layout.high
+    if solver == "lm":
+        chunk, begin = 4, levenberg_marquardt.begin
+
+        def iterate(model: Any, data: Any, start: Any, search: Any) -> Any:
+            def quadratic(z: Array) -> Any:
+                return objective.quadratic(model, data, start, z)
+
+            return levenberg_marquardt.iterate(quadratic, jnp.asarray(low), jnp.asarray(high), tolerance, search)
+
+    else:
+        optimizer = gradient_descent.make_optimizer(solver, learning_rate, limit)
+        chunk, begin = 25, functools.partial(gradient_descent.begin, optimizer)
+
+        def iterate(model: Any, data: Any, start: Any, search: Any) -> Any:
+            def cost(z: Array) -> Array:
+                return objective.cost(model, data, start, z)
+
+            return gradient_descent.iterate(cost, optimizer, jnp.asarray(low), jnp.asarray(high), tolerance, search)
+
+    def advance(model: Any, data: Any, start: Any, search: Any) -> Any:
+        def one(search: Any, _: None) -> Any:
+            search = jax.vmap(iterate, in_axes=(None, None, None, 0))(model, data, start, search)
+            return search, _cost_of(search)
+
+        return jax.lax.scan(one, search, None, length=chunk)
+
+    return _Loop(
+        chunk=chunk,
+        begin=jax.jit(jax.vmap(begin)),
+        advance=jax.jit(advance),
+        finish=jax.jit(lambda start, z: params_at(layout, start, z)),
+    )
 
 
 def _cost_of(search: Any) -> Any:

@@ -49,11 +49,11 @@ def make_optimizer(name: str, learning_rate: float, steps: int) -> optax.Gradien
     return OPTIMIZERS[name](schedule)
 
 
-def begin(cost: Callable[[Array], Array], optimizer: optax.GradientTransformation, z: Array) -> Descent:
-    """Evaluate a start ``z (P,)``."""
-    value = cost(z)
+def begin(optimizer: optax.GradientTransformation, z: Array) -> Descent:
+    """A search at ``z (P,)`` that has evaluated nothing."""
+    value = jnp.asarray(jnp.inf, z.dtype)
     count = jnp.zeros((), jnp.int32)
-    return Descent(z, optimizer.init(z), z, value, value, count, count, ~jnp.isfinite(value))
+    return Descent(z, optimizer.init(z), z, value, value, count, count, jnp.zeros((), bool))
 
 
 def iterate(

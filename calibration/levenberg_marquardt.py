@@ -36,18 +36,20 @@ class Search:
     done: Array
 
 
-def begin(quadratic: Callable[[Array], Quadratic], z: Array) -> Search:
-    """Evaluate a start ``z (P,)``. One whose cost is not finite is done at once."""
-    at = quadratic(z)
+def begin(z: Array) -> Search:
+    """A search at ``z (P,)`` that has evaluated nothing: its infinite cost makes the first iteration stand still and accept.
+
+    So one compiled function serves all iterations, the first included.
+    """
     count = jnp.zeros((), jnp.int32)
     return Search(
         z=z,
-        at=at,
-        damping=jnp.asarray(INITIAL_DAMPING, z.dtype),
+        at=Quadratic(jnp.asarray(jnp.inf, z.dtype), jnp.zeros_like(z), jnp.eye(len(z), dtype=z.dtype)),
+        damping=jnp.asarray(3 * INITIAL_DAMPING, z.dtype),
         growth=jnp.asarray(2.0, z.dtype),
         iterations=count,
         small_steps=count,
-        done=~jnp.isfinite(at.cost),
+        done=jnp.zeros((), bool),
     )
 
 

@@ -9,6 +9,7 @@ can leave again, which a squashing function would prevent.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -91,15 +92,17 @@ class Penalties:
     def __post_init__(self) -> None:
         low, high = self.fiber_length_range
         if not 0 < low < 1 < high:
-            raise InputError(f"fiber_length_range is {self.fiber_length_range}; use (low, high) with 0 < low < 1 < high")
+            raise InputError(
+                f"fiber_length_range is {self.fiber_length_range}; use (low, high) with 0 < low < 1 < high"
+            )
         for name in ("moment_tolerance", "moment_bandwidth", "fiber_length_tolerance", "tendon_strain_tolerance"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be positive")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
-    """Where each entry of ``z`` goes. NumPy, fixed before anything is traced."""
+    """Where each entry of ``z`` goes. NumPy, fixed before anything is traced; equal layouts share compiled solvers."""
 
     names: tuple[str, ...]
     """of the P entries, "kind:group" """
@@ -123,6 +126,17 @@ class Layout:
     def size(self) -> int:
         """P."""
         return len(self.names)
+
+    @functools.cached_property
+    def _key(self) -> tuple[object, ...]:
+        arrays = (self.sd, self.low, self.high, self.moves, self.colors, *self.index.values())
+        return (self.names, tuple(self.relative.items()), tuple(self.index), tuple(a.tobytes() for a in arrays))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layout) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
 
 @dataclass(frozen=True)
@@ -150,7 +164,9 @@ class Problem:
             if s.measured is None:
                 raise InputError(f"{s.name}: no measured moments of {listed(s.coordinates)}; calibration needs them")
             if s.coordinates != first.coordinates:
-                raise InputError(f"{s.name} has moments of {listed(s.coordinates)}, {first.name} of others; use the same")
+                raise InputError(
+                    f"{s.name} has moments of {listed(s.coordinates)}, {first.name} of others; use the same"
+                )
             if abs(float(s.replay.dt) - float(first.replay.dt)) > 1e-9:
                 raise InputError(
                     f"{s.name} has a step of {float(s.replay.dt):g} s, {first.name} {float(first.replay.dt):g} s; "
@@ -206,7 +222,9 @@ def make_layout(problem: Problem) -> Layout:
         index[free.kind] = np.full(len(all_names), -1)
         for label, members in _groups(problem, free, all_names):
             rows = [all_names.index(m) for m in members]
-            touched = drives[:, rows].any(axis=1) if free.kind in CHANNEL_PARAMETERS else _mask(len(model.muscles), rows)
+            touched = (
+                drives[:, rows].any(axis=1) if free.kind in CHANNEL_PARAMETERS else _mask(len(model.muscles), rows)
+            )
             z_low, z_high = _box(free, label, start[rows])
             index[free.kind][rows] = len(names)
             names.append(f"{free.kind}:{label}")

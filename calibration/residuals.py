@@ -9,16 +9,17 @@ many there are) gives the exact Jacobian.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from calibration.problem import Layout, Problem, make_layout, params_at
+from calibration.problem import Layout, Penalties, Problem, params_at
 from nms_gym._pytree import pytree
 from nms_gym.model import NmsModel, NmsParams, Replay, predict_moments
+from nms_gym.replay import padded
 
 
 @pytree
@@ -61,15 +62,11 @@ def stack(problem: Problem) -> Data:
     steps = max(len(s.time) for s in segments)
     p = problem.penalties
 
-    def pad(array: Any, by: int) -> np.ndarray:
-        array = np.asarray(array)
-        return np.concatenate([array, np.repeat(array[-1:], by, axis=0)])
-
     replays, measured, scored = [], [], []
     for s in segments:
-        by, r = steps - len(s.time), s.replay
-        replays.append([r.dt, *(pad(x, by) for x in (r.excitations, r.lengths, r.velocities, r.moment_arms))])
-        measured.append(pad(s.measured, by))
+        by = steps - len(s.time)
+        replays.append(padded(s.replay, steps))
+        measured.append(np.concatenate([s.measured, np.zeros((by, len(s.coordinates)))]))  # type: ignore[list-item]
         scored.append(np.concatenate([s.scored, np.zeros(by, bool)]))
     target, mask = np.array(measured), np.array(scored)
     dt = float(segments[0].replay.dt)
@@ -78,8 +75,8 @@ def stack(problem: Problem) -> Data:
     independent = min(1.0, 2.0 * p.moment_bandwidth * dt)
     weight = np.sqrt(independent) * mask[:, :, None] / (p.moment_tolerance * sd)
     counted = np.sqrt(independent * mask)
-    leaves = [np.stack(x) for x in zip(*replays, strict=True)]
-    return Data(Replay(segments[0].coordinates, *leaves), target * mask[:, :, None], weight, counted)  # type: ignore[arg-type]
+    replay = jax.tree.map(lambda *x: np.stack(x), *replays)
+    return Data(replay, target * mask[:, :, None], weight, counted)  # type: ignore[arg-type]
 
 
 def predict(model: NmsModel, params: NmsParams, replay: Replay) -> Any:
@@ -87,21 +84,23 @@ def predict(model: NmsModel, params: NmsParams, replay: Replay) -> Any:
     return jax.vmap(lambda r: predict_moments(model, params, r))(replay)
 
 
-def make_objective(problem: Problem) -> tuple[Layout, Data, Callable[..., Array], Callable[..., Quadratic]]:
-    """Cost and first-order model of a problem.
+class Objective(NamedTuple):
+    """Pure functions of ``(model, data, start, z)``: jit, differentiate (cost) and batch them over ``z``."""
 
-    Returns:
-        The layout of ``z``, the stacked data, ``cost(data, start, z)`` and ``quadratic(data, start, z)``; the latter two are
-        pure and can be jitted, differentiated (cost) and batched over ``z``.
-    """
-    model, layout, p = problem.model, make_layout(problem), problem.penalties
+    cost: Callable[[NmsModel, Data, NmsParams, Array], Array]
+    quadratic: Callable[[NmsModel, Data, NmsParams, Array], Quadratic]
+
+
+def make_objective(layout: Layout, penalties: Penalties) -> Objective:
+    """Cost and first-order model for a layout of ``z``."""
+    p = penalties
     low, high = p.fiber_length_range
     seeds = np.equal.outer(np.arange(layout.colors.max() + 1), layout.colors).astype(float)
     colors = range(len(seeds))
     members = [np.flatnonzero(layout.colors == c) for c in colors]
     order = np.argsort(np.concatenate(members))
 
-    def forces(data: Data, start: NmsParams, z: Array) -> Forces:
+    def forces(model: NmsModel, data: Data, start: NmsParams, z: Array) -> Forces:
         out = predict(model, params_at(layout, start, z), data.replay)
 
         def beyond(x: Array, tolerance: float) -> Array:
@@ -122,17 +121,18 @@ def make_objective(problem: Problem) -> tuple[Layout, Data, Callable[..., Array]
         fiber = sum(jnp.sum((x * data.counted[:, :, None]) ** 2) for x in (f.length_excess, f.strain_excess))
         return 0.5 * (jnp.sum(moment_residual(data, f) ** 2) + fiber + jnp.sum(z**2))
 
-    def cost(data: Data, start: NmsParams, z: Array) -> Array:
-        return total(data, forces(data, start, z), z)
+    def cost(model: NmsModel, data: Data, start: NmsParams, z: Array) -> Array:
+        return total(data, forces(model, data, start, z), z)
 
-    def quadratic(data: Data, start: NmsParams, z: Array) -> Quadratic:
+    def quadratic(model: NmsModel, data: Data, start: NmsParams, z: Array) -> Quadratic:
         def along(seed: Array) -> tuple[Forces, Forces]:
-            return jax.jvp(lambda z: forces(data, start, z), (z,), (seed,))
+            return jax.jvp(lambda z: forces(model, data, start, z), (z,), (seed,))
 
         f, df = jax.vmap(along, out_axes=(None, 0))(jnp.asarray(seeds, z.dtype))
         arms = data.replay.moment_arms * data.weight[..., None]
         columns = [
-            (arms * df.tendon_force[c][:, :, None, :]) @ jnp.asarray(layout.moves[members[c]].T, z.dtype) for c in colors
+            (arms * df.tendon_force[c][:, :, None, :]) @ jnp.asarray(layout.moves[members[c]].T, z.dtype)
+            for c in colors
         ]
         jacobian = jnp.concatenate(columns, axis=-1)[..., order].reshape(-1, layout.size)
         gradient = jacobian.T @ moment_residual(data, f).ravel() + z
@@ -147,4 +147,4 @@ def make_objective(problem: Problem) -> tuple[Layout, Data, Callable[..., Array]
             matrix = matrix + jnp.einsum("ijm,im,jm->ij", pairs[layout.colors][:, layout.colors], moves, moves)
         return Quadratic(total(data, f, z), gradient, matrix)
 
-    return layout, stack(problem), cost, quadratic
+    return Objective(cost, quadratic)

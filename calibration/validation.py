@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from nms_gym.errors import InputError
 from nms_gym.model import NmsModel, NmsOutput, NmsParams, predict_moments
-from nms_gym.replay import Segment
+from nms_gym.replay import Segment, padded
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,18 @@ def compare(coordinate: str, predicted: np.ndarray, measured: np.ndarray) -> Met
     )
 
 
+# Windows are padded to multiples of this many samples, so that strides of unequal length compile once.
+PADDING = 128
+
 _run = jax.jit(predict_moments)
 
 
 def predict_segment(model: NmsModel, params: NmsParams, segment: Segment) -> NmsOutput:
     """``predict_moments`` in float64 on one segment; NumPy leaves ``(T, ...)``, lead-in included."""
+    steps = len(segment.time)
+    replay = padded(segment.replay, PADDING * -(-steps // PADDING))
     with jax.enable_x64(True):
-        return jax.tree.map(np.asarray, _run(model, params, segment.replay))
+        return jax.tree.map(lambda x: np.asarray(x)[:steps], _run(model, params, replay))
 
 
 def evaluate(model: NmsModel, params: NmsParams, segments: Sequence[Segment]) -> list[Metrics]:
@@ -76,3 +81,26 @@ def evaluate(model: NmsModel, params: NmsParams, segments: Sequence[Segment]) ->
         measured.append(s.measured[s.scored])
     p, m = np.concatenate(predicted), np.concatenate(measured)
     return [compare(c, p[:, k], m[:, k]) for k, c in enumerate(segments[0].coordinates)]
+
+
+def tabulate(
+    model: NmsModel,
+    start: NmsParams,
+    params: NmsParams,
+    train: Sequence[Segment],
+    held_out: Mapping[str, Sequence[Segment]],
+) -> list[dict[str, Any]]:
+    """Metrics rows before and after calibration, on the training windows and on each held-out set.
+
+    Returns:
+        Flat rows with ``set`` ("uncalibrated" or "calibrated"), ``split`` ("train" or "held-out"), ``segment`` (label of the
+        set of windows), and the fields of ``Metrics``. Sets without measured moments are left out.
+    """
+    labelled = [("train", "training windows", train), *(("held-out", name, s) for name, s in held_out.items())]
+    return [
+        metrics.row(set=which, split=split, segment=name)
+        for split, name, segments in labelled
+        if segments and all(s.measured is not None for s in segments)
+        for which, p in (("uncalibrated", start), ("calibrated", params))
+        for metrics in evaluate(model, p, segments)
+    ]

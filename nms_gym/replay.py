@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -174,9 +176,7 @@ def _excitations(model: NmsModel, trial: Trial, time: np.ndarray, history: int, 
     """Envelopes (H - 1 + T, C) on the grid, from before the first sample on."""
     missing = [c for c in model.channels if c not in trial.channels]
     if missing:
-        raise InputError(
-            f"trial {trial.name!r}: no EMG channel {listed(missing)}; it has {listed(trial.channels, 50)}"
-        )
+        raise InputError(f"trial {trial.name!r}: no EMG channel {listed(missing)}; it has {listed(trial.channels, 50)}")
     grid = np.concatenate([time[0] + dt * np.arange(1 - history, 0), time])
     columns = trial.emg[:, [trial.channels.index(c) for c in model.channels]]
     if grid[-1] > trial.emg_time[-1] + 0.51 * dt:
@@ -187,3 +187,20 @@ def _excitations(model: NmsModel, trial: Trial, time: np.ndarray, history: int, 
     # Monotone between samples, so envelopes stay non-negative.
     inside = np.clip(grid, trial.emg_time[0], trial.emg_time[-1])
     return np.maximum(PchipInterpolator(trial.emg_time, columns, axis=0)(inside), 0.0)
+
+
+def padded(replay: Replay, steps: int) -> Replay:
+    """The same recording with its last sample repeated up to ``steps``: recordings of one length share compiled code."""
+    by = steps - len(replay.lengths)
+
+    def pad(array: Any) -> Any:
+        array = np.asarray(array)
+        return np.concatenate([array, np.repeat(array[-1:], by, axis=0)])
+
+    return dataclasses.replace(
+        replay,
+        excitations=pad(replay.excitations),
+        lengths=pad(replay.lengths),
+        velocities=pad(replay.velocities),
+        moment_arms=pad(replay.moment_arms),
+    )
