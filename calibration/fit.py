@@ -1,4 +1,4 @@
-"""Solve a calibration problem: several starts in one batch, progress while it runs, and a result that says how it went."""
+"""Solve a calibration problem: several starts in one batch, progress, and a result that says how it went."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from jax import Array
 from calibration import gradient_descent, levenberg_marquardt
 from calibration.problem import Layout, Penalties, Problem, make_layout, params_at
 from calibration.residuals import make_objective, stack
+from calibration.validation import float64
 from nms_gym.errors import InputError, listed
 from nms_gym.model import NmsParams
 
@@ -117,7 +118,7 @@ def fit(
         began = time.perf_counter()
         layout = make_layout(problem)
         loop = _make_loop(layout, problem.penalties, solver, tolerance, learning_rate, limit)
-        model, data, start = jax.tree.map(jnp.asarray, (problem.model, stack(problem), problem.start))
+        model, data, start = jax.tree.map(jnp.asarray, float64((problem.model, stack(problem), problem.start)))
         z0 = jnp.asarray(starting_points(layout, starts, seed))
         search = loop.begin(z0)
         # Compiles when no problem of this shape was solved before; nothing runs.
@@ -137,16 +138,16 @@ def fit(
                     best = float(np.nanmin(_best_cost(search)))
                     progress(Progress(loop.chunk * len(history), limit, best, time.perf_counter() - compiled))
                 if bool(np.all(np.asarray(search.done))):
-                    status = Status.CONVERGED
                     break
         except KeyboardInterrupt:
             status = Status.INTERRUPTED
         final = _best_cost(search)
         all_z = np.asarray(search.z if solver == "lm" else search.best_z)
-        if not np.isfinite(final).any():
-            status, winner = Status.NOT_FINITE, 0
-        else:
-            winner = int(np.nanargmin(np.where(np.isfinite(final), final, np.nan)))
+        winner = int(np.argmin(np.where(np.isfinite(final), final, np.inf)))
+        if not np.isfinite(final[winner]):
+            status = Status.NOT_FINITE
+        elif bool(np.asarray(search.done)[winner]):
+            status = Status.CONVERGED
         params = jax.tree.map(np.asarray, loop.finish(start, jnp.asarray(all_z[winner])))
         return CalibrationResult(
             params=params,

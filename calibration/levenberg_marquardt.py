@@ -1,9 +1,9 @@
 """Levenberg-Marquardt in a box, pure and batched: every start takes its own steps inside one compiled loop.
 
-Damping follows Nielsen (1999, IMM-REP-1999-05). Bounds are kept by projection: an entry at its bound whose gradient points
-out is left out of the step, and the step is clipped, so entries can stop at a bound and leave it (Kanzow, Yamashita &
-Fukushima 2004, 10.1016/j.cam.2004.02.013, without their line search: a step that does not lower the cost is refused and
-the damping raised).
+Damping follows Nielsen (1999, IMM-REP-1999-05). Bounds are kept by projection: an entry at its bound whose gradient
+points out is left out of the step, and the step is clipped, so entries can stop at a bound and leave it (Kanzow,
+Yamashita & Fukushima 2004, 10.1016/j.cam.2004.02.013, without their line search: a step that does not lower the cost is
+refused and the damping raised).
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Search:
 
 
 def begin(z: Array) -> Search:
-    """A search at ``z (P,)`` that has evaluated nothing: its infinite cost makes the first iteration stand still and accept.
+    """A search at ``z (P,)`` that has evaluated nothing: its infinite cost makes the first iteration stand still and
+    accept.
 
     So one compiled function serves all iterations, the first included.
     """

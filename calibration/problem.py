@@ -1,10 +1,10 @@
 """What a calibration may change: free parameters by name, their bounds, priors and sharing, as one vector.
 
 The vector ``z`` has one entry per group of muscles or channels that share a value. It is measured in prior standard
-deviations from the start: ``z = 0`` is the uncalibrated person, the Gaussian prior is a standard normal, and every entry has
-the same scale, which is what both solvers want. Lengths, strengths and times are multiplied by ``exp(sd z)``, the others
-(delay, shape factor) are shifted by ``sd z``. Bounds are a box in ``z``; solvers project onto it, so a parameter at its bound
-can leave again, which a squashing function would prevent.
+deviations from the start: ``z = 0`` is the uncalibrated person, the Gaussian prior is a standard normal, and every
+entry has the same scale, which is what both solvers want. Lengths, strengths and times are multiplied by ``exp(sd z)``,
+the others (delay, shape factor) are shifted by ``sd z``. Bounds are a box in ``z``; solvers project onto it, so a
+parameter at its bound can leave again, which a squashing function would prevent.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from nms_gym.replay import Segment
 class Free:
     """One kind of parameter that may change.
 
-    ``bounds`` and ``prior_sd`` of a ``relative`` kind are factors of the start (0.85 to 1.15; 0.05), of the others values in
-    the kind's unit. ``share`` says who gets one common factor or shift: "each" entry its own, "all" one for all, or
-    "groups" for the problem's groups.
+    ``bounds`` and ``prior_sd`` of a ``relative`` kind are factors of the start (0.85 to 1.15; 0.05), of the others
+    values in the kind's unit. ``share`` says who gets one common factor or shift: "each" entry its own, "all" one for
+    all, or "groups" for the problem's groups.
     """
 
     kind: str
@@ -40,8 +40,8 @@ class Free:
 
 
 # Bounds after CEINMS's and NMSM's customary limits; priors tighter than these, chosen by leaving strides and speeds
-# out (examples/benchmarks/calibration.py). The tendon's is tight because a few percent of a long tendon are a third of a
-# short fiber.
+# out (examples/benchmarks/calibration.py). The tendon's is tight because a few percent of a long tendon are a third of
+# a short fiber.
 DEFAULT_FREE: dict[str, Free] = {
     f.kind: f
     for f in (
@@ -77,7 +77,7 @@ DEFAULT_KINDS: tuple[str, ...] = (
 
 @dataclass(frozen=True)
 class Penalties:
-    """How errors are weighed against each other. Everything is in standard deviations, so the cost is a log posterior."""
+    """How errors are weighed. Everything is in standard deviations, so the cost is a negative log posterior."""
 
     moment_tolerance: float = 0.3
     """expected model error, as a fraction of each measured moment's standard deviation"""
@@ -144,8 +144,8 @@ class Problem:
     """A person to calibrate: model, start, what is free, on which stretches of which recordings.
 
     Raises:
-        InputError: nothing free, unknown kinds or names, bounds crossed or not around the start, a kind that these settings
-            do not use, segments without measured moments or with different coordinates or steps.
+        InputError: nothing free, unknown kinds or names, bounds crossed or not around the start, a kind that these
+            settings do not use, segments without measured moments or with different coordinates or steps.
     """
 
     model: NmsModel
@@ -296,14 +296,14 @@ def _box(free: Free, label: str, start: np.ndarray) -> tuple[float, float]:
         return float(np.log(low) / free.prior_sd), float(np.log(high) / free.prior_sd)
     if (start < low - 1e-12).any() or (start > high + 1e-12).any():
         raise InputError(
-            f"{where}: the start {start.min():g} is outside its bounds {low:g} to {high:g} {PARAMETER_UNITS[free.kind]}; "
-            "move one of them"
+            f"{where}: the start {start.min():g} is outside its bounds {low:g} to {high:g} "
+            f"{PARAMETER_UNITS[free.kind]}; move one of them"
         )
     return float((low - start.min()) / free.prior_sd), float((high - start.max()) / free.prior_sd)
 
 
 def _color(moves: np.ndarray) -> np.ndarray:
-    """Greedy coloring: entries of one color move disjoint muscles (Curtis, Powell & Reid 1974, 10.1093/imamat/13.1.117)."""
+    """Greedy: entries of one color move disjoint muscles (Curtis, Powell & Reid 1974, 10.1093/imamat/13.1.117)."""
     colors = np.zeros(len(moves), int)
     taken: list[np.ndarray] = []
     for i, mine in enumerate(moves):

@@ -1,9 +1,9 @@
 """The cost of a calibration and its exact first-order model.
 
 The cost is half a sum of squares, the negative logarithm of a posterior: moment errors in tolerances, fiber lengths and
-tendon strains beyond their working range, and the prior. Given the kinematics, a parameter moves only the muscles it belongs
-to, and the moments depend on the muscles linearly; so one forward derivative pass per *color* of parameters (7 to 12, however
-many there are) gives the exact Jacobian.
+tendon strains beyond their working range, and the prior. Given the kinematics, a parameter moves only the muscles it
+belongs to, and the moments depend on the muscles linearly; so one forward derivative pass per *color* of parameters (7
+to 12, however many there are) gives the exact Jacobian.
 """
 
 from __future__ import annotations
@@ -144,7 +144,8 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
             by_muscle = jnp.einsum("cstm,stm->cm", dx, x * w)
             pairs = jnp.einsum("cstm,dstm->cdm", dx * w[None], dx)
             gradient = gradient + jnp.sum(by_muscle[layout.colors] * moves, axis=1)
-            matrix = matrix + jnp.einsum("ijm,im,jm->ij", pairs[layout.colors][:, layout.colors], moves, moves)
+            blocks = [(moves * pairs[layout.colors, c]) @ moves[members[c]].T for c in colors]
+            matrix = matrix + jnp.concatenate(blocks, axis=1)[:, order]
         return Quadratic(total(data, f, z), gradient, matrix)
 
     return Objective(cost, quadratic)

@@ -1,4 +1,4 @@
-"""What a set of parameters is worth on a stretch of recording: metrics per joint, the same for every row of every table."""
+"""What parameters are worth on a stretch of recording: metrics per joint, the same in every row of every table."""
 
 from __future__ import annotations
 
@@ -57,12 +57,17 @@ PADDING = 128
 _run = jax.jit(predict_moments)
 
 
+def float64(tree: Any) -> Any:
+    """Every array of a pytree in NumPy's float64."""
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+
+
 def predict_segment(model: NmsModel, params: NmsParams, segment: Segment) -> NmsOutput:
     """``predict_moments`` in float64 on one segment; NumPy leaves ``(T, ...)``, lead-in included."""
     steps = len(segment.time)
     replay = padded(segment.replay, PADDING * -(-steps // PADDING))
     with jax.enable_x64(True):
-        return jax.tree.map(lambda x: np.asarray(x)[:steps], _run(model, params, replay))
+        return jax.tree.map(lambda x: np.asarray(x)[:steps], _run(*float64((model, params, replay))))
 
 
 def evaluate(model: NmsModel, params: NmsParams, segments: Sequence[Segment]) -> list[Metrics]:
@@ -93,8 +98,8 @@ def tabulate(
     """Metrics rows before and after calibration, on the training windows and on each held-out set.
 
     Returns:
-        Flat rows with ``set`` ("uncalibrated" or "calibrated"), ``split`` ("train" or "held-out"), ``segment`` (label of the
-        set of windows), and the fields of ``Metrics``. Sets without measured moments are left out.
+        Flat rows with ``set`` ("uncalibrated" or "calibrated"), ``split`` ("train" or "held-out"), ``segment`` (label
+        of the set of windows), and the fields of ``Metrics``. Sets without measured moments are left out.
     """
     labelled = [("train", "training windows", train), *(("held-out", name, s) for name, s in held_out.items())]
     return [

@@ -1,12 +1,13 @@
 """The neuromusculoskeletal model: what it is made of, and the forward functions.
 
-Three kinds of pytree, never mixed: ``NmsModel`` (structure), ``NmsParams`` (what can be fitted: one leaf per kind, one entry
-per muscle or channel) and ``NmsState`` (what evolves). One step reads like the path of a signal::
+Three kinds of pytree, never mixed: ``NmsModel`` (structure), ``NmsParams`` (what can be fitted: one leaf per kind, one
+entry per muscle or channel) and ``NmsState`` (what evolves). One step reads like the path of a signal::
 
     channels -> gain, delay -> muscle excitation -> activation -> fiber and tendon -> force -> joint moments
 
-``musculotendon_step`` is that step with the musculotendon kinematics given; ``neuromuscular_step`` computes them from joint
-angles first; ``predict_moments`` scans the step over a recording. Simulation, environments and calibration all call these.
+``musculotendon_step`` is that step with the musculotendon kinematics given; ``neuromuscular_step`` computes them from
+joint angles first; ``predict_moments`` scans the step over a recording. Simulation, environments and calibration all
+call these.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Settings:
     activation: ActivationKind = "second_order"
     max_delay: float = 0.15
     """s; the longest electromechanical delay that the excitation history can hold"""
-    curves: Curves = DeGrooteFregly2016()
+    curves: Curves = dataclasses.field(default_factory=DeGrooteFregly2016)
 
     def __post_init__(self) -> None:
         allowed = {
@@ -106,9 +107,9 @@ class NmsParams(MuscleParams):
 
 
 # Field defaults for what an OpenSim model does not say. Damping: Millard et al. 2013. Strains: OpenSim's
-# DeGrooteFregly2016Muscle. Filter: C1 = C2 = -0.5 at 1 kHz in CEINMS's examples is 1.4 ms, which is no filter at all; 20 ms
-# and critically damped gives the twitch time of 20 to 40 ms that Lloyd & Besier's bounds allow. Delay: 30 ms, in the middle
-# of the 10 to 100 ms that Buchanan et al. 2004 report. Shape factor: CEINMS's bounds -3..0, weakly curved.
+# DeGrooteFregly2016Muscle. Filter: C1 = C2 = -0.5 at 1 kHz in CEINMS's examples is 1.4 ms, which is no filter at all;
+# 20 ms and critically damped gives the twitch time of 20 to 40 ms that Lloyd & Besier's bounds allow. Delay: 30 ms, in
+# the middle of the 10 to 100 ms that Buchanan et al. 2004 report. Shape factor: CEINMS's bounds -3..0, weakly curved.
 DEFAULTS: dict[str, float] = {
     "fiber_damping": 0.1,
     "passive_fiber_strain_at_one_norm_force": 0.6,
@@ -182,7 +183,7 @@ def make_params(model: NmsModel, values: Mapping[str, Any], dtype: Any = None) -
     Args:
         model: whose muscles and channels the entries follow.
         values: kind -> scalar, array in the model's order, or mapping by name (complete, or added to the default).
-        dtype: of the leaves; JAX's default float when None.
+        dtype: of JAX leaves; by default they are NumPy's float64, and JAX takes them in the precision it runs in.
 
     Raises:
         InputError: unknown kind or name, wrong length, or a value that nothing can have (muscle and value named).
@@ -209,9 +210,7 @@ def make_params(model: NmsModel, values: Mapping[str, Any], dtype: Any = None) -
         if array.ndim == 0:
             array = np.full(len(names), float(array))
         if array.shape != (len(names),):
-            raise InputError(
-                f"{kind} has shape {array.shape}; expected ({len(names)},), one per {listed(names)}"
-            )
+            raise InputError(f"{kind} has shape {array.shape}; expected ({len(names)},), one per {listed(names)}")
         low, high = _LIMITS[kind]
         bad = ~((array >= low) & (array <= high))
         if bad.any():
@@ -220,7 +219,7 @@ def make_params(model: NmsModel, values: Mapping[str, Any], dtype: Any = None) -
                 f"{kind} of {names[i]!r} is {array[i]:g} {PARAMETER_UNITS[kind]}; allowed {low:g} to {high:g}. "
                 "Check the model file and its units (SI, radians)"
             )
-        leaves[kind] = jnp.asarray(array, dtype=dtype)
+        leaves[kind] = array if dtype is None else jnp.asarray(array, dtype=dtype)
     return NmsParams(**leaves)
 
 
@@ -283,9 +282,7 @@ def muscle_excitation(model: NmsModel, params: NmsParams, delayed_channels: Arra
     return act.saturate(gain * delayed_channels) @ model.channel_weights.T
 
 
-def initial_state(
-    model: NmsModel, params: NmsParams, history: Array, lengths: Array, dt: Array | float
-) -> NmsState:
+def initial_state(model: NmsModel, params: NmsParams, history: Array, lengths: Array, dt: Array | float) -> NmsState:
     """State at rest: activation settled at the delayed excitation, fibers in equilibrium at zero velocity.
 
     Args:
@@ -380,7 +377,7 @@ def replay_step(
     kinematics: tuple[Array, Array, Array],
     dt: Array | float,
 ) -> tuple[NmsState, NmsOutput]:
-    """One sample of channels ``(C,)`` and given ``(lengths, velocities, moment_arms)`` to moments; keeps the history."""
+    """One sample of channels ``(C,)`` and ``(lengths, velocities, moment_arms)`` to moments; keeps the history."""
     state = excite(state, excitation)
     channels = act.delayed(state.excitation_history, params.electromechanical_delay, dt)
     return musculotendon_step(model, params, state, channels, *kinematics, dt)
@@ -415,9 +412,7 @@ def neuromuscular_step(
             "or use replay_step with lengths and moment arms"
         )
     lengths, arms = lengths_and_moment_arms(model.paths, q)
-    return replay_step(
-        model, params, state, excitation, (lengths, musculotendon_velocities(arms, qd), arms), dt
-    )
+    return replay_step(model, params, state, excitation, (lengths, musculotendon_velocities(arms, qd), arms), dt)
 
 
 def replay_history(replay: Replay) -> Array:
@@ -434,8 +429,8 @@ def replay_initial_state(model: NmsModel, params: NmsParams, replay: Replay) -> 
 def predict_moments(model: NmsModel, params: NmsParams, replay: Replay) -> NmsOutput:
     """Run the model over a recording.
 
-    The first sample is a step too, from rest at the first sample. The steps are those of ``replay_step``; only the delay,
-    which depends on no state, is taken for all samples at once.
+    The first sample is a step too, from rest at the first sample. The steps are those of ``replay_step``; only the
+    delay, which depends on no state, is taken for all samples at once.
 
     Returns:
         ``NmsOutput`` with a leading time axis ``(T, ...)``.

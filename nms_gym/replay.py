@@ -1,4 +1,4 @@
-"""From a checked recording to the arrays the model runs on: one time grid, excitation history, musculotendon kinematics."""
+"""From a checked recording to the arrays the model runs on: one grid, excitation history, muscle kinematics."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def make_segment(
     """Cut ``[start, stop]`` out of a recording, with up to ``lead_in`` seconds before it to settle in.
 
     Musculotendon lengths and moment arms come from the recording's own tables where it has them, else from the model's
-    paths. The excitation history reaches back before the motion as far as the EMG does, and holds its first sample before
-    that. Channels are matched by name; a channel of the model that the recording lacks is an error.
+    paths. The excitation history reaches back before the motion as far as the EMG does, and holds its first sample
+    before that. Channels are matched by name; a channel of the model that the recording lacks is an error.
 
     Args:
         model: whose muscles and channels are wanted.
@@ -190,7 +190,7 @@ def _excitations(model: NmsModel, trial: Trial, time: np.ndarray, history: int, 
 
 
 def padded(replay: Replay, steps: int) -> Replay:
-    """The same recording with its last sample repeated up to ``steps``: recordings of one length share compiled code."""
+    """The recording with its last sample repeated up to ``steps``: recordings of one length share compiled code."""
     by = steps - len(replay.lengths)
 
     def pad(array: Any) -> Any:

@@ -26,6 +26,7 @@ import numpy as np
 
 from nms_gym._pytree import pytree, static
 from nms_gym.errors import InputError, listed
+from nms_gym.recording.function_based_paths import PlainPolynomial
 
 # On GPUs the default float32 product rounds its inputs to 10 bits, a per mille of a moment arm.
 _PRECISE = jax.lax.Precision.HIGHEST
@@ -100,49 +101,41 @@ def _halves(term: tuple) -> tuple[tuple, tuple]:
 
 
 @lru_cache(maxsize=64)
-def _product_tree(groups: tuple[SpanGroup, ...], size: int) -> tuple[int, list[tuple[np.ndarray, np.ndarray]]]:
-    """How to build the monomials of all groups over ``size`` coordinates by products of pairs.
+def _product_tree(variables: int, degree: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """How to build all monomials by products of pairs: per level, where the left and right factors stand.
 
-    The leaves are ``1, x_1 .. x_D, x_1^2 .. x_D^2, ...``; each level multiplies entries of the one before, and the
-    last level is the monomials of all groups, one group after the other.
-
-    Returns:
-        highest power, and per level the positions of the left and right factors.
+    The leaves are ``1, x_1 .. x_d, x_1^2 .. x_d^2, ...``; each level multiplies entries of the one before.
     """
-    # A monomial is a tuple of (coordinate, power), split in halves until only single powers are left.
+    # A monomial is a tuple of (variable, power), split in halves until only single powers are left.
     tiers = [
-        [
-            tuple((k, power) for k, power in zip(group.coordinates, row, strict=True) if power)
-            for group in groups
-            for row in monomials(len(group.coordinates), group.degree).tolist()
-        ]
+        [tuple((k, power) for k, power in enumerate(row) if power) for row in monomials(variables, degree).tolist()]
     ]
     while len(tiers) == 1 or any(len(term) > 1 for term in tiers[-1]):
         tiers.append(sorted({half for term in tiers[-1] for half in _halves(term)}))
-    highest = max((group.degree for group in groups), default=0)
     position: dict[tuple, int] = {(): 0}
-    for power in range(1, highest + 1):
-        position.update({((k, power),): 1 + size * (power - 1) + k for k in range(size)})
+    for power in range(1, degree + 1):
+        position.update({((k, power),): 1 + variables * (power - 1) + k for k in range(variables)})
     levels = []
     for tier in reversed(tiers[:-1]):
         pairs = [_halves(term) for term in tier]
         levels.append((np.array([position[a] for a, _ in pairs]), np.array([position[b] for _, b in pairs])))
         position = {term: place for place, term in enumerate(tier)}
-    return highest, levels
+    return tuple(levels)
 
 
-def _monomial_values(groups: tuple[SpanGroup, ...], x: jax.Array) -> jax.Array:
-    """Values of the monomials of all groups at ``x`` (D,), one group after the other.
+def monomial_values(x: jax.Array, degree: int) -> jax.Array:
+    """Values (P,) of ``monomials(len(x), degree)`` at ``x``.
 
-    Few, large operations: the compiler takes a quarter of the time it needs for slice-by-slice products, and a
-    single pose is not dominated by the overhead of small kernels.
+    A few gathers and products: building degree by degree from slices is as fast to run but takes the compiler
+    three to five times as long.
     """
-    highest, levels = _product_tree(groups, x.shape[0])
+    if not x.shape[0] or not degree:
+        return jnp.ones((1,), x.dtype)
     powers = [jnp.ones((1,), x.dtype), x]
-    for _ in range(highest - 1):
+    for _ in range(degree - 1):
         powers.append(powers[-1] * x)
     values = jnp.concatenate(powers)
-    for left, right in levels:
+    for left, right in _product_tree(x.shape[0], degree):
         values = _take(values, left) * _take(values, right)
     return values
 
@@ -189,29 +182,33 @@ def lengths_and_moment_arms(paths: PolynomialPaths, q: Any) -> tuple[jax.Array, 
     nearest = jnp.where(q < low, low, jnp.where(q > high, high, q))
     excess = (q - nearest) / half
     inside = excess == 0
-    at_nearest, change = jax.jvp(
-        lambda x: _monomial_values(paths.groups, x), ((nearest - center) / half,), (excess,)
-    )
-    continued = at_nearest + change
+    x = (nearest - center) / half
 
     size = len(paths.coordinates)
-    lengths, arms, start = [], [], 0
+    lengths, arms = [], []
     for group, coefficients in zip(paths.groups, paths.coefficients, strict=True):
         coefficients = jnp.asarray(coefficients, dtype)
-        count, span = coefficients.shape[1], group.coordinates
-        lengths.append(jnp.matmul(coefficients, continued[start : start + count], precision=_PRECISE))
+        at_foot, change = jax.jvp(
+            lambda x, degree=group.degree: monomial_values(x, degree),
+            (jnp.stack([x[k] for k in group.coordinates]) if group.coordinates else x[:0],),
+            (jnp.stack([excess[k] for k in group.coordinates]) if group.coordinates else x[:0],),
+        )
+        continued = at_foot + change
+        lengths.append(jnp.matmul(coefficients, continued, precision=_PRECISE))
         rows = [jnp.zeros((len(group.muscles),), dtype)] * size
         if group.degree:
-            columns, factors = _derivative_columns(len(span), group.degree)
-            slopes = _take(coefficients, (slice(None), columns)) * jnp.asarray(factors, dtype)
-            end = start + columns.shape[1]
-            for place, k in enumerate(span):
+            columns, factors = _derivative_columns(len(group.coordinates), group.degree)
+            slopes = _take(coefficients, (slice(None), columns)) * jnp.asarray(factors[None], dtype)
+            slopes = jnp.moveaxis(slopes, 1, 0).reshape(-1, columns.shape[1])
+            foot, moved = (
+                jnp.matmul(slopes, values[: columns.shape[1]], precision=_PRECISE).reshape(-1, len(group.muscles))
+                for values in (at_foot, continued)
+            )
+            for place, k in enumerate(group.coordinates):
                 # Along a coordinate that is outside, the tangent plane has the slope at its foot; along one that
                 # is inside, the slope itself varies as the foot moves.
-                values = jnp.where(inside[k], continued[start:end], at_nearest[start:end])
-                rows[k] = -jnp.matmul(slopes[:, place], values, precision=_PRECISE) / half[k]
+                rows[k] = -jnp.where(inside[k], moved[place], foot[place]) / half[k]
         arms.append(jnp.stack(rows))
-        start += count
 
     # From the order of the groups to that of the names.
     order = np.argsort(np.concatenate([np.array(group.muscles, dtype=int) for group in paths.groups]))
@@ -332,14 +329,72 @@ def select_paths(
             new_row[position[tuple(exponent[v] for _, v in variables)]] += value
         rows.setdefault((span, degree), []).append((place, new_row))
 
+    kept_domain = np.stack([domain[_index(paths.coordinates, name, "coordinate")] for name in coordinates])
+    return _from_rows(rows, kept_domain, muscles, coordinates)
+
+
+def paths_from_polynomials(
+    polynomials: Sequence[PlainPolynomial], coordinates: Sequence[str], domain: Any
+) -> PolynomialPaths:
+    """Surfaces from polynomials in the unscaled coordinates, exactly.
+
+    Args:
+        polynomials: one per muscle, with distinct names.
+        coordinates: D names, all that the polynomials depend on.
+        domain: (D, 2) rad, outside which the surfaces are continued by their tangent plane.
+
+    Raises:
+        InputError: a coordinate that is not listed, a repeated muscle, or a bad domain.
+    """
+    coordinates = tuple(coordinates)
+    domain = np.asarray(domain, dtype=float)
+    if domain.shape != (len(coordinates), 2) or not np.all(domain[:, 0] < domain[:, 1]):
+        raise InputError(
+            f"domain has shape {domain.shape}; expected ({len(coordinates)}, 2), each row increasing, for "
+            f"{listed(coordinates)}"
+        )
+    muscles = tuple(polynomial.muscle for polynomial in polynomials)
+    if not muscles or len(set(muscles)) != len(muscles):
+        raise InputError(f"muscle names are missing or repeat: {listed(muscles)}")
+    rows: dict[tuple[tuple[int, ...], int], list[tuple[int, np.ndarray]]] = {}
+    for place, polynomial in enumerate(polynomials):
+        order = sorted(
+            (_index(coordinates, name, "coordinate"), variable) for variable, name in enumerate(polynomial.coordinates)
+        )
+        span = tuple(k for k, _ in order)
+        exponents = polynomial.exponents[:, [variable for _, variable in order]]
+        degree = int(exponents.sum(axis=1).max(initial=0))
+        # (center + half x)^n by the binomial theorem, one variable after the other.
+        terms = {tuple(e): float(c) for e, c in zip(exponents.tolist(), polynomial.coefficients, strict=True) if c}
+        for variable, k in enumerate(span):
+            center, half = domain[k].mean(), 0.5 * (domain[k, 1] - domain[k, 0])
+            scaled: dict[tuple[int, ...], float] = {}
+            for exponent, value in terms.items():
+                n = exponent[variable]
+                for j in range(n + 1):
+                    key = (*exponent[:variable], j, *exponent[variable + 1 :])
+                    factor = math.comb(n, j) * center ** (n - j) * half**j
+                    scaled[key] = scaled.get(key, 0.0) + value * factor
+            terms = scaled
+        row = np.array([terms.get(tuple(e), 0.0) for e in monomials(len(span), degree).tolist()])
+        rows.setdefault((span, degree), []).append((place, row))
+    return _from_rows(rows, domain, muscles, coordinates)
+
+
+def _from_rows(
+    rows: Mapping[tuple[tuple[int, ...], int], list[tuple[int, np.ndarray]]],
+    domain: np.ndarray,
+    muscles: tuple[str, ...],
+    coordinates: tuple[str, ...],
+) -> PolynomialPaths:
+    """Paths from (span, degree) -> [(index of the muscle, coefficients)]."""
     return PolynomialPaths(
         coefficients=tuple(np.stack([row for _, row in members]) for members in rows.values()),
-        domain=np.stack([domain[_index(paths.coordinates, name, "coordinate")] for name in coordinates]),
+        domain=domain,
         muscles=muscles,
         coordinates=coordinates,
         groups=tuple(
-            SpanGroup(tuple(place for place, _ in members), span, degree)
-            for (span, degree), members in rows.items()
+            SpanGroup(tuple(place for place, _ in members), span, degree) for (span, degree), members in rows.items()
         ),
     )
 

@@ -1,9 +1,9 @@
 """Forces of a Hill-type muscle from its fiber's state.
 
-Symbols: ``w`` is the fiber length *along the tendon* over ``optimal_fiber_length``, ``h = sin(pennation_at_optimal)`` the
-constant half thickness over the same, ``x = sqrt(w^2 + h^2)`` the normalised fiber length, and ``w / x`` the cosine of
-pennation (OpenSim's MuscleFixedWidthPennationModel). Working in ``w`` makes the tendon length linear in the unknown and
-needs no guarded square root of a difference.
+Symbols: ``w`` is the fiber length *along the tendon* over ``optimal_fiber_length``, ``h = sin(pennation_at_optimal)``
+the constant half thickness over the same, ``x = sqrt(w^2 + h^2)`` the normalised fiber length, and ``w / x`` the cosine
+of pennation (OpenSim's MuscleFixedWidthPennationModel). Working in ``w`` makes the tendon length linear in the unknown
+and needs no guarded square root of a difference.
 """
 
 from __future__ import annotations

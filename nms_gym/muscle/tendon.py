@@ -1,8 +1,8 @@
 """One step of the fiber: rigid and elastic tendons behind one signature.
 
 A step takes the muscle's state, the new activation and musculotendon length and velocity, and returns the new state and
-the tendon force. With an elastic tendon the new fiber length solves force equilibrium implicitly, so steps of 5 to 10 ms
-are stable whatever the stiffness. The equation is written as a difference of normalised tendon lengths,
+the tendon force. With an elastic tendon the new fiber length solves force equilibrium implicitly, so steps of 5 to 10
+ms are stable whatever the stiffness. The equation is written as a difference of normalised tendon lengths,
 
     tendon_length(force along the tendon of the fiber)  -  (l_MT - l_opt w) / l_slack  =  0,
 
@@ -93,22 +93,25 @@ def _bracketed_newton(
     """Root of an increasing ``residual`` by Newton's method, halving the bracket where a step leaves it."""
     # Once converged, rounding can put the iterate one ulp outside its own bracket, and halving would throw it far away.
     slack = 32 * float(jnp.finfo(guess.dtype).eps)
-    w = jnp.clip(guess, low, high)
-    for _ in range(iterations):
+
+    def improve(_: int, search: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        w, low, high = search
         r, slope = jax.jvp(lambda w: residual(w, inputs), (w,), (jnp.ones_like(w),))
         high = jnp.where(r > 0, w, high)
         low = jnp.where(r > 0, low, w)
         step = w - r / _positive(slope)
         inside = (step > low - slack) & (step < high + slack)
-        w = jnp.where(inside, step, 0.5 * (low + high))
-    return w
+        return jnp.where(inside, step, 0.5 * (low + high)), low, high
+
+    # A loop rather than a list of iterations: as fast, and a third of the compile time.
+    return jax.lax.fori_loop(0, iterations, improve, (jnp.clip(guess, low, high), low, high))[0]
 
 
 def _bracket(params: MuscleParams, musculotendon_length: Array) -> tuple[Array, Array]:
     """Bounds on ``w``: the shortest fiber, and a fiber so long that the tendon would be at half its slack length."""
     low = hill.shortest(params)
     high = (musculotendon_length - 0.5 * params.tendon_slack_length) / params.optimal_fiber_length
-    return low, jnp.maximum(high, low + 0.01)
+    return jnp.broadcast_to(low, high.shape), jnp.maximum(high, low + 0.01)
 
 
 def initial_fiber(
@@ -151,7 +154,7 @@ def _mismatch(curves: Curves, given: Inputs, w: Array, x: Array, v: Array) -> Ar
 
 
 def _rigid_along_tendon(params: MuscleParams, musculotendon_length: Array) -> Array:
-    """``w`` with the tendon at slack length, smoothly kept above the shortest fiber (error below 1e-6 from 0.15 above)."""
+    """``w`` with the tendon at slack length, smoothly kept above the shortest fiber (exact to 1e-8 from 0.15 above)."""
     w = (musculotendon_length - params.tendon_slack_length) / params.optimal_fiber_length
     low, k = hill.shortest(params), 100.0
     return low + jnp.logaddexp(0.0, k * (w - low)) / k

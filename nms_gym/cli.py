@@ -1,0 +1,383 @@
+"""The command line: ``nms-gym demo``, ``calibrate``, ``predict``, ``inspect``, ``fit-paths``.
+
+The application layer: it may import everything, and nothing imports it. Bad input ends in one line on stderr and exit
+code 2. Heavy imports wait until a command needs them, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from nms_gym.errors import InputError, listed
+
+if TYPE_CHECKING:
+    from calibration.config import Study
+    from calibration.workflow import Outcome
+    from nms_gym.subject import Subject
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Personalise EMG-driven musculoskeletal models, predict joint moments, and act on them in Gymnasium.",
+)
+console = Console(highlight=False)
+
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the results.")]
+
+
+def main() -> None:
+    """Entry point of ``nms-gym``."""
+    try:
+        code = app(standalone_mode=False)
+    except InputError as error:
+        print(f"nms-gym: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        print("nms-gym: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except Exception as error:
+        # Typer's own usage errors carry their exit code and message; anything else is a defect and keeps its traceback.
+        if hasattr(error, "exit_code") and hasattr(error, "show"):
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(error.exit_code)  # type: ignore[attr-defined]
+        raise
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@app.callback()
+def _setup() -> None:
+    """Use JAX's compilation cache: the second run of a study starts in a fraction of the time."""
+    # Through the environment, which JAX reads when it is imported: no command pays for what it does not use.
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    folder = os.environ.get("NMS_GYM_CACHE_DIR", str(Path(base) / "nms-gym" / "jax"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
+@app.command()
+def demo(
+    output: OutputOption = None,
+    report: Annotated[bool, typer.Option(help="Write the HTML report.")] = True,
+) -> None:
+    """Run the whole path on the shipped synthetic recording.
+
+    Processes raw EMG, calibrates an arm on two trials, predicts a third that the fit never saw, steps the Gymnasium
+    environment with the calibrated person, and writes a report.
+    """
+    import numpy as np
+
+    from calibration.config import read_study
+    from nms_gym._assets import asset_path
+
+    began = time.perf_counter()
+    folder = output or Path("nms-gym-out") / "demo"
+    console.print(
+        "[bold]NMS Gym demo[/bold]: a [bold]synthetic[/bold] arm, 2 joints, 6 muscles, 4 raw EMG channels, 3 trials"
+    )
+    study = read_study(asset_path("demo/study.toml"), say=_say)
+    outcome, written = _calibrate(study, folder, report=report)
+
+    import gymnasium
+
+    import nms_gym  # noqa: F401  registers the environments
+
+    _say("stepping nms_gym/MomentTracking-v0 with the calibrated person on the held-out trial")
+    held_out = next(n for n in study.trials if not any(s.name.startswith(f"{n} ") for s in study.train))
+    env = gymnasium.make(
+        "nms_gym/MomentTracking-v0", subject=str(written[0]), trial=str(folder / "trials" / f"{held_out}.npz")
+    )
+    for label, sampled in (("no help from the action", False), ("random action", True)):
+        observation, _ = env.reset(seed=0)
+        env.action_space.seed(0)
+        total, steps, done = 0.0, 0, False
+        while not done:
+            low = np.asarray(env.action_space.low)  # type: ignore[attr-defined]
+            observation, reward, terminated, truncated, _ = env.step(env.action_space.sample() if sampled else low)
+            total, steps, done = total + float(reward), steps + 1, terminated or truncated
+        console.print(f"  {label}: {steps} steps, return {total:.1f}")
+    console.print(f"  observation of {len(observation)} numbers, action: {listed(env.unwrapped.actuated)}")  # type: ignore[attr-defined]
+    env.close()
+    _done(written, began)
+    del outcome
+
+
+@app.command()
+def calibrate(
+    study_file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="What to fit to what; see the README.")],
+    output: OutputOption = None,
+    solver: Annotated[
+        str | None, typer.Option(help="lm, adam, adabelief, lion or rmsprop; overrides the study.")
+    ] = None,
+    starts: Annotated[int | None, typer.Option(help="Solutions sought side by side; overrides the study.")] = None,
+    report: Annotated[bool, typer.Option(help="Write the HTML report.")] = True,
+) -> None:
+    """Fit a person to the training windows of a study and score windows and trials that the fit never saw.
+
+    Writes subject.json, metrics.json, trials/*.npz and report.html. Ctrl-C ends the fit and keeps the best so far.
+    """
+    import dataclasses
+
+    from calibration.config import read_study
+
+    began = time.perf_counter()
+    study = read_study(study_file, say=_say)
+    options = {k: v for k, v in (("solver", solver), ("starts", starts)) if v is not None}
+    study = dataclasses.replace(study, fit_options={**study.fit_options, **options})
+    _, written = _calibrate(study, output or study.output, report=report)
+    _done(written, began)
+
+
+def _calibrate(study: Study, folder: Path, *, report: bool) -> tuple[Outcome, list[Path]]:
+    from calibration.workflow import calibrate as run
+    from calibration.workflow import write_results
+
+    model = study.model
+    _say(
+        f"calibrating {len(model.muscles)} muscles on {len(study.train)} windows of {listed(study.problem.coordinates)} "
+        f"({model.settings.tendon} tendon, {study.fit_options['solver']}, {study.fit_options['starts']} starts); compiling"
+    )
+    if model.passive_muscles:
+        console.print(f"  no channel drives {listed(model.passive_muscles, 50)}: passive")
+    with _progress() as update:
+        outcome = run(study, progress=update)
+    r = outcome.result
+    console.print(
+        f"  {r.status.value}; cost {r.start_cost:.4g} -> {r.cost:.4g}; {r.iterations} iterations; "
+        f"compiling {r.compile_seconds:.1f} s, fitting {r.run_seconds:.2f} s"
+    )
+    _metrics_table(outcome.rows, bool(study.held_out))
+    if r.at_bounds:
+        console.print(f"  [yellow]at a bound[/yellow]: {listed(r.at_bounds)}")
+    _say("writing results" + (" and report" if report else ""))
+    return outcome, write_results(folder, study, outcome, report=report)
+
+
+@app.command()
+def predict(
+    subject_file: Annotated[Path, typer.Argument(metavar="SUBJECT.json", help="A calibrated person.")],
+    trials: Annotated[list[Path], typer.Argument(metavar="TRIAL...", help="Trials (.npz), or studies (.toml).")],
+    output: OutputOption = None,
+) -> None:
+    """Predict the joint moments of trials with a saved person.
+
+    Writes moments, tendon forces and activations as OpenSim storage files, and prints the agreement with measured
+    moments where the trial has them.
+    """
+    from calibration.config import read_study
+    from calibration.report import write_metrics
+    from calibration.validation import compare, predict_segment
+    from nms_gym.recording.storage import write_table
+    from nms_gym.recording.trial import Trial, load_trial
+    from nms_gym.replay import make_segment
+    from nms_gym.subject import load_subject
+
+    began = time.perf_counter()
+    subject = load_subject(subject_file)
+    recordings: list[Trial] = []
+    for path in trials:
+        if path.suffix == ".toml":
+            recordings += read_study(path, say=_say).trials.values()
+        else:
+            recordings.append(load_trial(path))
+    folder = output or Path("nms-gym-out") / f"predict-{subject.name}"
+    wanted = _predicted_coordinates(subject)
+    results: list[tuple[Trial, Any, Any]] = []
+    for trial in recordings:
+        _say(f"predicting {trial.name}")
+        segment = make_segment(subject.model, trial, coordinates=wanted)
+        results.append((trial, segment, predict_segment(subject.model, subject.params, segment)))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot make the output folder: {error.strerror or error}") from error
+    rows: list[dict[str, Any]] = []
+    written: list[Path] = []
+    for trial, segment, out in results:
+        for what, labels, values in (
+            ("moments", [f"{c}_moment" for c in segment.coordinates], out.moments),
+            ("tendon_forces", subject.model.muscles, out.tendon_force),
+            ("activations", subject.model.muscles, out.activation),
+        ):
+            written.append(folder / f"{trial.name}_{what}.sto")
+            write_table(written[-1], labels, segment.time, values, name=f"{trial.name} {what}")
+        if segment.measured is not None:
+            for k, c in enumerate(segment.coordinates):
+                metrics = compare(c, out.moments[:, k], segment.measured[:, k])
+                rows.append(metrics.row(set="predicted", split="", segment=trial.name))
+    if rows:
+        written.append(folder / "metrics.json")
+        write_metrics(written[-1], rows)
+        _metrics_table(rows, True)
+    _done(written, began)
+
+
+def _predicted_coordinates(subject: Subject) -> list[str] | None:
+    """The joints the person was calibrated for; all of the recording's when that is not known."""
+    fitted = subject.calibration.get("coordinates")
+    return list(fitted) if fitted else None
+
+
+@app.command()
+def inspect(file: Annotated[Path, typer.Argument(help=".osim, .sto, .mot, .csv, .npz, .json or .toml")]) -> None:
+    """Say what is in a file: names, ranges, parameters, and anything that looks wrong."""
+    from nms_gym.inspection import describe
+
+    for title, header, rows in describe(file):
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        for i, name in enumerate(header):
+            table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        console.print()
+
+
+@app.command("fit-paths")
+def fit_paths_command(
+    model_file: Annotated[Path, typer.Argument(metavar="MODEL.osim", help="An OpenSim 4 model.")],
+    coordinates: Annotated[str, typer.Option(help="Joint coordinates, comma separated.")],
+    muscles: Annotated[
+        str | None, typer.Option(help="Muscles, comma separated; default: all that cross the coordinates.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write (.json).")] = Path("model.json"),
+    ranges: Annotated[
+        str | None,
+        typer.Option(help="Degrees, 'low:high' per coordinate, comma separated; default: the model's ranges."),
+    ] = None,
+    sampler: Annotated[
+        str, typer.Option(help="direct (our own geometry) or opensim (needs the extra; serves ellipsoids too).")
+    ] = "direct",
+) -> None:
+    """Fit polynomial muscle paths to an OpenSim model and write a model file that needs no OpenSim."""
+    import math
+
+    from nms_gym.model_file import model_from_osim, write_model_file
+    from nms_gym.muscle.path_fitting import direct_sampler, fit_paths
+    from nms_gym.muscle.paths import muscles_crossing
+    from nms_gym.recording.osim import read_osim
+
+    began = time.perf_counter()
+    osim = read_osim(model_file)
+    joints = _split(coordinates)
+    crossing = muscles_crossing(osim, joints)
+    chosen = (
+        _split(muscles) if muscles else [m.name for m in osim.muscles if any(m.name in c for c in crossing.values())]
+    )
+    limits = [osim.coordinate(c).range for c in joints]
+    if ranges is not None:
+        limits = [_range(text) for text in _split(ranges)]
+        if len(limits) != len(joints):
+            raise InputError(
+                f"--ranges has {len(limits)} entries for {len(joints)} coordinates; give 'low:high' for each"
+            )
+    if sampler == "direct":
+        sample = direct_sampler(osim, chosen, joints)
+    elif sampler == "opensim":
+        from nms_gym.muscle.opensim_sampler import opensim_sampler
+
+        sample = opensim_sampler(model_file, chosen, joints)
+    else:
+        raise InputError(f"--sampler is {sampler!r}; use 'direct' or 'opensim'")
+    shown = ", ".join(
+        f"{c} {math.degrees(a):.0f}..{math.degrees(b):.0f}" for c, (a, b) in zip(joints, limits, strict=True)
+    )
+    _say(f"fitting {len(chosen)} muscles over {shown} deg")
+    with _steps() as update:
+        paths, quality = fit_paths(sample, chosen, joints, limits, progress=update)
+    model = model_from_osim(osim, chosen, joints, paths=paths, source=f"{model_file.name}, paths fitted by nms-gym")
+    write_model_file(output, model)
+    print(quality.table())
+    _done([output], began)
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _range(text: str) -> tuple[float, float]:
+    """A range in radians from 'low:high' in degrees."""
+    import math
+
+    try:
+        low, high = (math.radians(float(part)) for part in text.split(":"))
+    except ValueError as error:
+        raise InputError(f"--ranges: {text!r}; expected 'low:high' in degrees, such as -30:75") from error
+    return low, high
+
+
+def _say(text: str) -> None:
+    console.print(f"[dim]-[/dim] {text}", markup=True)
+
+
+def _done(written: Sequence[Path], began: float) -> None:
+    pages = [p for p in written if p.suffix == ".html"]
+    console.print(f"[bold]done[/bold] in {time.perf_counter() - began:.1f} s; written to {written[0].parent}")
+    for page in pages:
+        console.print(f"open [bold]{page.resolve()}[/bold]", soft_wrap=True)
+
+
+def _metrics_table(rows: Sequence[dict[str, Any]], held_out: bool) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("windows", "joint", "parameters"):
+        table.add_column(name)
+    for name in ("RMSE N·m", "NRMSE", "R2", "r"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        style = "bold" if row["split"] == "held-out" and row["set"] == "calibrated" else None
+        table.add_row(
+            f"{row['split']}: {row['segment']}" if row["split"] == "held-out" else row["segment"],
+            row["coordinate"],
+            row["set"],
+            f"{row['rmse']:.2f}",
+            f"{100 * row['nrmse']:.1f} %",
+            f"{row['r2']:.3f}",
+            f"{row['r']:.3f}",
+            style=style,
+        )
+    console.print(table)
+    if not held_out:
+        console.print("  [yellow]held-out windows: none exists; the numbers above measure fit, not prediction[/yellow]")
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """A progress bar for a calibration; plain output when nobody watches."""
+    columns = (TextColumn("  iteration {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("compiling", total=None)
+
+        def update(p: Any) -> None:
+            bar.update(task, completed=min(p.iteration, p.max_iterations), total=p.max_iterations)
+            bar.update(task, description=f"cost {p.cost:.4g}")
+
+        yield update
+
+
+@contextmanager
+def _steps() -> Iterator[Any]:
+    columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def update(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield update
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""What is in a file, as tables to print: (title, header, rows of text)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nms_gym.errors import InputError
+from nms_gym.model import PARAMETER_UNITS, entries
+from nms_gym.model_file import PARAMETERS, read_model_file
+from nms_gym.recording.osim import read_osim
+from nms_gym.recording.storage import Table, read_table
+from nms_gym.recording.trial import load_trial
+from nms_gym.subject import load_subject
+
+Listing = tuple[str, Sequence[str], list[list[str]]]
+
+
+def describe(file: Path) -> Iterable[Listing]:
+    """Tables about a file, by its suffix and content.
+
+    Raises:
+        InputError: no such file, or none of the kinds known here.
+    """
+    if not file.is_file():
+        raise InputError(f"{file}: no such file")
+    suffix = file.suffix.lower()
+    if suffix == ".osim":
+        return _osim(file)
+    if suffix in (".sto", ".mot", ".csv", ".txt"):
+        return [_columns(file.name, read_table(file))]
+    if suffix == ".npz":
+        return _trial(file)
+    if suffix == ".json":
+        return _json(file)
+    raise InputError(
+        f"{file}: cannot inspect a {suffix or 'file without suffix'}; use .osim .sto .mot .csv .npz or .json"
+    )
+
+
+def _osim(file: Path) -> list[Listing]:
+    model = read_osim(file)
+    coordinates = [
+        [c.name, c.motion, f"{c.range[0]:.4g}", f"{c.range[1]:.4g}", f"{c.default:.4g}", c.coupled_to or ""]
+        for c in model.coordinates
+    ]
+    muscles = [
+        [
+            m.name,
+            m.class_name,
+            *(f"{getattr(m, k):.5g}" for k in PARAMETERS),
+            f"{m.tendon_slack_length / m.optimal_fiber_length:.2f}",
+            ", ".join(dict.fromkeys(p.body for p in m.points)),
+        ]
+        for m in model.muscles
+    ]
+    return [
+        (
+            f"{file.name}: {model.name}; coordinates (rad, m)",
+            ("name", "motion", "low", "high", "default", "follows"),
+            coordinates,
+        ),
+        (
+            f"{len(muscles)} muscles (SI units, rad)",
+            ("name", "class", *PARAMETERS, "slack/fiber", "bodies"),
+            muscles,
+        ),
+    ]
+
+
+def _columns(title: str, table: Table) -> Listing:
+    step = np.median(np.diff(table.time)) if len(table.time) > 1 else float("nan")
+    head = (
+        f"{title}: {len(table.time)} rows, {table.time[0]:g} to {table.time[-1]:g} s, step {step:.6g} s"
+        f"{', degrees' if table.in_degrees else ''}"
+    )
+    rows = [
+        [name, f"{x.min():.5g}", f"{x.mean():.5g}", f"{x.max():.5g}", "constant" if np.ptp(x) == 0 else ""]
+        for name, x in zip(table.labels, table.data.T, strict=True)
+    ]
+    return head, ("column", "min", "mean", "max", ""), rows
+
+
+def _trial(file: Path) -> list[Listing]:
+    t = load_trial(file)
+    label = f"{t.name}{' (synthetic)' if t.synthetic else ''}"
+    listings = [_columns(f"{label}: coordinates (rad, m)", Table(str(file), t.coordinates, t.time, t.q))]
+    if t.moments is not None:
+        listings.append(_columns("measured moments (N·m)", Table(str(file), t.moment_coordinates, t.time, t.moments)))
+    listings.append(_columns("EMG envelopes", Table(str(file), t.channels, t.emg_time, t.emg)))
+    if t.lengths is not None:
+        listings.append(_columns("musculotendon lengths (m)", Table(str(file), t.muscles, t.time, t.lengths)))
+    return listings
+
+
+def _json(file: Path) -> list[Listing]:
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file}: not a JSON file: {error}") from error
+    kind = document.get("format") if isinstance(document, dict) else None
+    if kind == "nms_gym.model":
+        model = read_model_file(file)
+        rows = [[m, *(f"{model.parameters[k][i]:.5g}" for k in PARAMETERS)] for i, m in enumerate(model.muscles)]
+        ranges = [
+            [c, f"{low:.4g}", f"{high:.4g}"]
+            for c, (low, high) in zip(model.coordinates, model.coordinate_range, strict=True)
+        ]
+        return [
+            (f"{model.name}: {model.source} ({model.licence})", ("coordinate", "low rad", "high rad"), ranges),
+            (f"{len(rows)} muscles (SI units, rad)", ("name", *PARAMETERS), rows),
+        ]
+    if kind != "nms_gym.subject":
+        raise InputError(f"{file}: format {kind!r}; can inspect 'nms_gym.subject' and 'nms_gym.model'")
+    subject = load_subject(file)
+    start = subject.start or subject.params
+    rows = []
+    for which in PARAMETER_UNITS:
+        names = entries(subject.model, which)
+        before, after = (np.asarray(getattr(p, which), float) for p in (start, subject.params))
+        for name, a, b in zip(names, before, after, strict=True):
+            if a != b:
+                low, high = subject.bounds.get(which, {}).get(name, (float("nan"),) * 2)
+                near = min(b - low, high - b) < 1e-3 * (high - low)
+                rows.append([which, name, f"{a:.5g}", f"{b:.5g}", PARAMETER_UNITS[which], "at bound" if near else ""])
+    scores = [
+        [str(m["split"]), str(m["segment"]), str(m["coordinate"]), str(m["set"]), f"{m['rmse']:.2f}", f"{m['r2']:.3f}"]
+        for m in subject.metrics
+    ]
+    facts = [[k, str(v)] for k, v in subject.calibration.items() if not isinstance(v, dict | list)]
+    passive = ", ".join(subject.model.passive_muscles) or "none"
+    return [
+        (
+            f"{subject.name}{' (synthetic)' if subject.synthetic else ''}: {len(subject.model.muscles)} muscles, "
+            f"{len(subject.model.channels)} channels; passive: {passive}",
+            ("calibration", ""),
+            facts,
+        ),
+        ("validation", ("split", "windows", "joint", "parameters", "RMSE N·m", "R2"), scores),
+        ("parameters that moved", ("kind", "name", "start", "calibrated", "unit", ""), rows),
+    ]

@@ -1,0 +1,173 @@
+"""Recordings kept as NumPy ``.npz`` arrays under names of the user's choice."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nms_gym.errors import InputError, listed
+from nms_gym.recording.muscle_analysis import MuscleAnalysis
+from nms_gym.recording.storage import Table, near, require_unique
+
+# What an array may be; "moment_coordinates" defaults to "coordinates" and "emg_time" to "time".
+ROLES = (
+    "time",
+    "coordinates",
+    "q",
+    "qd",
+    "channels",
+    "emg_time",
+    "emg",
+    "moment_coordinates",
+    "moments",
+    "muscles",
+    "lengths",
+    "velocities",
+    "moment_arms",
+)
+AXES = "moment_arm_axes"
+AXIS_NAMES = ("time", "muscle", "coordinate")
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """The parts of a recording, ready for ``make_trial(name, **vars(arrays))``."""
+
+    kinematics: Table
+    speeds: Table | None = None
+    emg: Table | None = None
+    moments: Table | None = None
+    geometry: MuscleAnalysis | None = None
+
+
+def read_arrays(path: str | os.PathLike[str], keys: Mapping[str, str | Sequence[str]]) -> Arrays:
+    """Read a recording from an ``.npz`` file (SI units, radians; pickled objects are refused).
+
+    Args:
+        path: the file.
+        keys: role -> key in the file. Roles: time (T,), coordinates (D names), q (T, D), and optionally qd
+            (T, D), channels (C names), emg_time (E,), emg (E, C), moment_coordinates (K names), moments (T,
+            K), muscles (M names), lengths (T, M), velocities (T, M), moment_arms (three axes). A role of
+            names may also be a list of names. ``moment_arm_axes`` gives the order of the axes of
+            moment_arms, such as ``"time,coordinate,muscle"`` or ``"time,muscle,coordinate"``; its
+            coordinates are those of moments.
+
+    Raises:
+        InputError: the file is missing or no ``.npz``; a role is unknown or a key missing (those in the file
+            are listed); an array is not numeric or its shape does not fit the names; the axis order is
+            missing.
+    """
+    file = str(path)
+    unknown = [role for role in keys if role not in (*ROLES, AXES)]
+    if unknown:
+        raise InputError(f"{file}: unknown role {listed(unknown)}; {near(unknown[0], (*ROLES, AXES))}")
+    needed = [role for role in ("time", "coordinates", "q") if role not in keys]
+    if needed:
+        raise InputError(f"{file}: no key given for {listed(needed)}; every recording needs time, coordinates, q")
+    stored = _load(file, [key for key in keys.values() if isinstance(key, str)])
+    arrays = {role: _get(file, stored, role, key) for role, key in keys.items() if role != AXES}
+
+    time = _numbers(file, arrays, "time", ())
+    coordinates = _names(file, arrays, "coordinates")
+    kinematics = Table(file, coordinates, time, _numbers(file, arrays, "q", (len(time), len(coordinates))))
+    speeds = emg = moments = None
+    if "qd" in arrays:
+        values = _numbers(file, arrays, "qd", (len(time), len(coordinates)))
+        speeds = Table(file, coordinates, time, values)
+    if "emg" in arrays:
+        channels = _names(file, arrays, "channels")
+        emg_time = _numbers(file, arrays, "emg_time", ()) if "emg_time" in arrays else time
+        emg = Table(file, channels, emg_time, _numbers(file, arrays, "emg", (len(emg_time), len(channels))))
+    turned = _names(file, arrays, "moment_coordinates") if "moment_coordinates" in arrays else coordinates
+    if "moments" in arrays:
+        moments = Table(file, turned, time, _numbers(file, arrays, "moments", (len(time), len(turned))))
+    geometry = _geometry(file, arrays, keys.get(AXES), time, turned) if "lengths" in arrays else None
+    return Arrays(kinematics, speeds, emg, moments, geometry)
+
+
+def _load(file: str, keys: Iterable[str]) -> dict[str, np.ndarray | None]:
+    """The arrays asked for; None for the others, so that an error can list what there is."""
+    if not Path(file).is_file():
+        raise InputError(f"{file}: no such file")
+    wanted = set(keys)
+    try:
+        archive = np.load(file, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise InputError(f"{file}: a single array; expected an .npz file with named arrays")
+        with archive:
+            return {name: archive[name] if name in wanted else None for name in archive.files}
+    except InputError:
+        raise
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{file}: not a readable .npz file without pickled objects ({error})") from error
+
+
+def _geometry(
+    file: str,
+    arrays: Mapping[str, np.ndarray],
+    axes: str | Sequence[str] | None,
+    time: np.ndarray,
+    coordinates: tuple[str, ...],
+) -> MuscleAnalysis:
+    muscles = _names(file, arrays, "muscles")
+    shape = {"time": len(time), "muscle": len(muscles), "coordinate": len(coordinates)}
+    if "moment_arms" not in arrays:
+        raise InputError(f"{file}: lengths are given without moment_arms; name the array that holds them")
+    order = tuple(part.strip() for part in axes.split(",")) if isinstance(axes, str) else tuple(axes or ())
+    if sorted(order) != sorted(AXIS_NAMES):
+        raise InputError(
+            f"{file}: {AXES} is {axes!r}; expected an order of 'time', 'muscle' and 'coordinate', such as"
+            " 'time,coordinate,muscle'"
+        )
+    arms = _numbers(file, arrays, "moment_arms", tuple(shape[axis] for axis in order))
+    velocities = None
+    if "velocities" in arrays:
+        velocities = _numbers(file, arrays, "velocities", (len(time), len(muscles)))
+    return MuscleAnalysis(
+        path=file,
+        time=time,
+        muscles=muscles,
+        coordinates=coordinates,
+        lengths=_numbers(file, arrays, "lengths", (len(time), len(muscles))),
+        velocities=velocities,
+        moment_arms=np.transpose(arms, [order.index(axis) for axis in ("time", "coordinate", "muscle")]),
+        files=(file,),
+    )
+
+
+def _get(file: str, stored: Mapping[str, np.ndarray | None], role: str, key: str | Sequence[str]) -> np.ndarray:
+    if not isinstance(key, str):
+        return np.array(list(key), dtype=np.str_)
+    value = stored.get(key)
+    if value is None:
+        raise InputError(f"{file}: no array {key!r} (for {role}); {near(key, list(stored))}")
+    return value
+
+
+def _names(file: str, arrays: Mapping[str, np.ndarray], role: str) -> tuple[str, ...]:
+    if role not in arrays:
+        raise InputError(f"{file}: no key given for {role!r}, the names of an array that is given")
+    value = arrays[role]
+    if value.dtype.kind != "U" or value.ndim != 1:
+        raise InputError(
+            f"{file}: {role} has type {value.dtype} and shape {value.shape}; expected a row of names (text)"
+        )
+    names = tuple(str(name) for name in value)
+    require_unique(names, role, file)
+    return names
+
+
+def _numbers(file: str, arrays: Mapping[str, np.ndarray], role: str, shape: tuple[int, ...]) -> np.ndarray:
+    value = arrays[role]
+    if value.dtype.kind not in "fiu":
+        raise InputError(f"{file}: {role} has type {value.dtype}; expected real numbers")
+    if shape and value.shape != shape:
+        raise InputError(f"{file}: {role} has shape {value.shape}; expected {shape} from its times and names")
+    if not shape and value.ndim != 1:
+        raise InputError(f"{file}: {role} has shape {value.shape}; expected one row of times")
+    return value.astype(np.float64)

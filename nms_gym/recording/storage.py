@@ -1,0 +1,483 @@
+"""Tables of numbers over time: OpenSim ``.sto``/``.mot``, delimited text and CSV.
+
+Columns are found by name, never by position. OpenSim writes a coordinate's value as
+``/jointset/hip_r/hip_flexion_r/value``; asking for ``hip_flexion_r`` finds it.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import math
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from nms_gym.errors import InputError, listed
+
+# Endings of OpenSim's path-style labels; "value" is the coordinate itself and wins for a bare name.
+STATES = ("value", "speed", "acceleration", "activation", "fiber_length", "normalized_tendon_force")
+TIME_LABELS = ("time", "time_s", "time (s)", "time[s]", "time [s]", "t")
+# OpenSim names the translations of a free joint so; every other coordinate counts as an angle.
+TRANSLATION_ENDINGS = ("_tx", "_ty", "_tz")
+
+
+class UnitsWarning(UserWarning):
+    """The numbers of a file sit oddly with the units its header states."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns over time.
+
+    Attributes:
+        path: where it came from, for messages.
+        labels: column names without the time column, as written in the file.
+        time: (T,) s, strictly increasing.
+        data: (T, n) float64.
+        in_degrees: what the header says; False when it is silent.
+        units_stated: whether the header said anything about degrees.
+    """
+
+    path: str
+    labels: tuple[str, ...]
+    time: np.ndarray
+    data: np.ndarray
+    in_degrees: bool = False
+    units_stated: bool = False
+
+    def index(self, name: str) -> int:
+        """Position of the column ``name`` in ``data``.
+
+        An exact label wins; then a path-style one ending in ``/name``, ``/name/value`` or ``/name/<state>``.
+
+        Raises:
+            InputError: no such column (near names are listed), or several fit.
+        """
+        exact = [i for i, label in enumerate(self.labels) if label == name]
+        for wanted in (f"/{name}", f"/{name}/value"):
+            if not exact:
+                exact = [i for i, label in enumerate(self.labels) if label.endswith(wanted)]
+        if not exact:
+            exact = [i for i, label in enumerate(self.labels) if coordinate_name(label) == name]
+        if len(exact) == 1:
+            return exact[0]
+        if exact:
+            found = listed(f"{self.labels[i]} (column {i + 2})" for i in exact)
+            raise InputError(f"{self.path}: {name!r} fits several columns: {found}; give the full label")
+        raise InputError(f"{self.path}: no column {name!r}; {near(name, self.labels)}")
+
+    def column(self, name: str) -> np.ndarray:
+        """(T,) values of one column; see ``index`` for how it is found and what is raised."""
+        return self.data[:, self.index(name)]
+
+    def select(self, names: Sequence[str]) -> np.ndarray:
+        """(T, len(names)) values in the order asked for; see ``index`` for what is raised."""
+        return self.data[:, [self.index(name) for name in names]]
+
+    def renamed(self, names: Sequence[str]) -> Table:
+        """The columns ``names``, in that order, labelled by exactly those names."""
+        return replace(self, labels=tuple(names), data=self.select(names))
+
+
+def coordinate_name(label: str) -> str:
+    """Short name of a path-style label: ``/jointset/hip_r/hip_flexion_r/value`` gives ``hip_flexion_r``."""
+    parts = [part for part in label.split("/") if part]
+    if not label.startswith("/") or not parts:
+        return label
+    return parts[-2] if len(parts) > 1 and parts[-1] in STATES else parts[-1]
+
+
+def near(name: str, names: Sequence[str]) -> str:
+    """``did you mean ...; there are ...`` for a name that was not found."""
+    shorts = {coordinate_name(label): label for label in names}
+    close = difflib.get_close_matches(name, list(shorts), n=4, cutoff=0.6)
+    hint = f"did you mean {listed(close)}? " if close else ""
+    return f"{hint}There are {listed(shorts)}"
+
+
+def require_unique(names: Sequence[str], what: str, where: str) -> None:
+    """Raise ``InputError`` when a name occurs twice."""
+    double = sorted({name for name in names if list(names).count(name) > 1})
+    if double:
+        raise InputError(f"{where}: {what} named more than once: {listed(double)}; every name must be unique")
+
+
+# --- reading ------------------------------------------------------------
+
+
+def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> Table:
+    """Read a ``.sto``, ``.mot``, ``.csv`` or plain text table.
+
+    Everything up to a line ``endheader`` is header: ``key=value`` (or ``key value``) lines in any order
+    and spelling, blank lines and free text. Row and column counts of the header are ignored: they are often
+    wrong. Without ``endheader`` the table starts at the first line that has a time label. Cells are separated
+    by tabs and blanks, or by commas or semicolons.
+
+    Args:
+        path: the file.
+        columns: read and check only these (in this order, kept under their labels in the file); default all.
+
+    Raises:
+        InputError: file missing, empty or without a time column; a column is missing; a row has too few or
+            too many cells; a cell is no finite number (file, line, time, column and text are named); time
+            repeats or runs backwards.
+    """
+    file = str(path)
+    lines = _read_lines(path)
+    end = next((i for i, line in enumerate(lines) if line.strip().lower() == "endheader"), None)
+    header = lines[:end] if end is not None else []
+    start = _label_line(lines, 0 if end is None else end + 1, file, has_header=end is not None)
+    in_degrees, stated = _angle_units(header, file)
+    delimiter = _delimiter(lines, start)
+    numbered = [
+        (i + 1, line)
+        for i, line in enumerate(lines[start + 1 :], start + 1)
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
+    if not numbered:
+        raise InputError(f"{file}: the table is empty: no row follows the labels in line {start + 1}")
+    rows = [_cells(line, delimiter) for _, line in numbered]
+    labels = _labels(lines[start], delimiter, len(rows[0]))
+    line_numbers = [number for number, _ in numbered]
+    for number, row in zip(line_numbers, rows, strict=True):
+        if len(row) != len(labels):
+            raise InputError(
+                f"{file}: line {number} has {len(row)} cells, but there are {len(labels)} labels"
+                f" ({labels[0]!r} to {labels[-1]!r}); is the row cut off, or does a label hold a blank?"
+            )
+    time_column = next((i for i, label in enumerate(labels) if label.lower() in TIME_LABELS), None)
+    if time_column is None:
+        raise InputError(f"{file}: no column 'time' among {listed(labels)}; add one, in seconds")
+    kept = [i for i in range(len(labels)) if i != time_column]
+    time = _numbers(rows, [time_column], labels, line_numbers, file, None)[:, 0]
+    _check_time(time, file, line_numbers)
+    names = tuple(labels[i] for i in kept)
+    if columns is not None:
+        bare = Table(file, names, time, np.empty((len(time), len(names))), in_degrees, stated)
+        chosen = [bare.index(name) for name in columns]
+        kept, names = [kept[i] for i in chosen], tuple(names[i] for i in chosen)
+    if not kept:
+        raise InputError(f"{file}: there is no column beside 'time'")
+    data = _numbers(rows, kept, labels, line_numbers, file, time)
+    return Table(file, names, time, data, in_degrees, stated)
+
+
+def _read_lines(path: str | os.PathLike[str]) -> list[str]:
+    file = Path(path)
+    if not file.is_file():
+        folder = file.parent
+        names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+        reason = near(file.name, names) if names else f"the folder {str(folder)!r} is missing or empty"
+        raise InputError(f"{file}: no such file; {reason}")
+    content = file.read_bytes()
+    if b"\x00" in content:
+        raise InputError(f"{file}: not a text table (it holds zero bytes); expected .sto, .mot, .csv or .txt")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    lines = text.splitlines()
+    if not any(line.strip() for line in lines):
+        raise InputError(f"{file}: the file is empty")
+    return lines
+
+
+def _label_line(lines: Sequence[str], first: int, file: str, *, has_header: bool) -> int:
+    for i in range(first, len(lines)):
+        text = lines[i].strip()
+        if not text or text.startswith("#"):
+            continue
+        cells = [cell.strip().strip("\"'").lower() for cell in re.split(r"[\t,;]|\s{2,}", text)]
+        if has_header or any(cell in TIME_LABELS for cell in [*cells, *text.lower().split()]):
+            return i
+    if has_header:
+        raise InputError(f"{file}: the table is empty: nothing follows 'endheader'")
+    raise InputError(f"{file}: neither a line 'endheader' nor a label line with 'time' was found")
+
+
+def _angle_units(header: Sequence[str], file: str) -> tuple[bool, bool]:
+    """(in degrees, stated) from the header lines."""
+    spoken = None
+    for line in header:
+        text = " ".join(line.strip().lower().split())
+        match = re.fullmatch(r"([a-z_ ]+?)\s*[=:\s]\s*(\S+)", text)
+        key = re.sub(r"[ _]", "", match.group(1)) if match else ""
+        if match and key == "indegrees":
+            if match.group(2) not in ("yes", "y", "true", "1", "no", "n", "false", "0"):
+                raise InputError(f"{file}: header says {line.strip()!r}; expected inDegrees=yes or =no")
+            return match.group(2) in ("yes", "y", "true", "1"), True
+        if match and key == "datatype" and match.group(2) != "double":
+            raise InputError(f"{file}: DataType={match.group(2)} is no table of numbers; export it as double")
+        # Files older than the inDegrees key say it in words.
+        if "angles are in degrees" in text:
+            spoken = True
+        elif "angles are in radians" in text:
+            spoken = False
+    return bool(spoken), spoken is not None
+
+
+def _delimiter(lines: Sequence[str], start: int) -> str | None:
+    """``,`` or ``;`` or a tab when the cells are separated by it; None for blanks and tabs mixed."""
+    line = lines[start]
+    counts = {mark: line.count(mark) for mark in (",", ";")}
+    best = max(counts, key=lambda mark: counts[mark])
+    if counts[best]:
+        return best
+    # A single tab between all cells keeps empty cells visible; padded or mixed files are split at any blank.
+    return "\t" if "\t" in line else None
+
+
+def _cells(line: str, delimiter: str | None) -> list[str]:
+    if delimiter is None:
+        return line.split()
+    if delimiter == "\t":
+        cells = [cell.strip() for cell in line.rstrip().split("\t")]
+        return line.split() if any(len(cell.split()) > 1 for cell in cells) or not cells[0] else cells
+    cells = [cell.strip() for cell in next(csv.reader([line.strip()], delimiter=delimiter))]
+    if delimiter == ";":
+        cells = [cell.replace(",", ".") for cell in cells]
+    return cells[:-1] if len(cells) > 1 and not cells[-1] else cells
+
+
+def _labels(line: str, delimiter: str | None, n_cells: int) -> list[str]:
+    if delimiter in (",", ";"):
+        return [cell.strip() for cell in next(csv.reader([line.strip().rstrip(delimiter)], delimiter=delimiter))]
+    by_tab = [cell.strip() for cell in line.strip().split("\t")]
+    by_blank = line.split()
+    # Labels may hold blanks when tabs separate them, and blanks may separate labels: the rows decide.
+    return by_tab if len(by_tab) == n_cells and all(by_tab) else by_blank
+
+
+def _numbers(
+    rows: Sequence[Sequence[str]],
+    columns: Sequence[int],
+    labels: Sequence[str],
+    line_numbers: Sequence[int],
+    file: str,
+    time: np.ndarray | None,
+) -> np.ndarray:
+    try:
+        values = np.array([[float(row[i]) for i in columns] for row in rows], dtype=np.float64)
+        if np.isfinite(values).all():
+            return values
+    except ValueError:
+        pass
+    for n, row in enumerate(rows):
+        for i in columns:
+            try:
+                fine = math.isfinite(float(row[i]))
+            except ValueError:
+                fine = False
+            if not fine:
+                at = "" if time is None else f" (time {time[n]:.6g} s)"
+                raise InputError(
+                    f"{file}: line {line_numbers[n]}{at}, column {labels[i]!r}: found {row[i]!r}, expected a"
+                    " finite number; fill the gap, cut the row or leave the column out"
+                )
+    raise AssertionError("unreachable: a bad cell was seen above")
+
+
+def _check_time(time: np.ndarray, file: str, line_numbers: Sequence[int]) -> None:
+    bad = np.flatnonzero(np.diff(time) <= 0)
+    if bad.size:
+        i = int(bad[0])
+        what = "repeats" if time[i + 1] == time[i] else "runs backwards"
+        raise InputError(
+            f"{file}: time {what}: {time[i]:.9g} s in line {line_numbers[i]}, then {time[i + 1]:.9g} s in"
+            f" line {line_numbers[i + 1]}; expected strictly increasing times; remove or reorder these rows"
+        )
+
+
+# --- coordinates and moments --------------------------------------------
+
+
+def read_coordinates(
+    path: str | os.PathLike[str],
+    names: Sequence[str],
+    *,
+    translations: Sequence[str] | None = None,
+    check_units: bool = True,
+) -> Table:
+    """Joint coordinates in radians (translations in metres, as they are).
+
+    Only the columns asked for are read and checked: OpenSim's coupled ``*_beta`` columns are in degrees in
+    some files that state radians.
+
+    Args:
+        path: an IK result, ``.mot``, ``.sto`` or ``.csv``.
+        names: coordinates, the order of the columns returned.
+        translations: which of them are lengths; default those that end in ``_tx``, ``_ty`` or ``_tz``.
+        check_units: refuse angles beyond 2 pi rad. Set False for a coordinate that turns full circles.
+
+    Returns:
+        Table whose labels are ``names``, ``in_degrees`` False.
+
+    Raises:
+        InputError: see ``read_table``; or the file does not say degrees but its values do.
+
+    Warns:
+        UnitsWarning: the header says degrees but the values look like radians.
+    """
+    names = tuple(names)
+    require_unique(names, "coordinates", str(path))
+    table = read_table(path, columns=names)
+    if translations is None:
+        translations = [name for name in names if name.endswith(TRANSLATION_ENDINGS)]
+    angles = [i for i, name in enumerate(names) if name not in translations]
+    data = table.data.copy()
+    if table.in_degrees:
+        if check_units:
+            _warn_small_degrees(table.path, [names[i] for i in angles], data[:, angles])
+        data[:, angles] = np.deg2rad(data[:, angles])
+    elif check_units:
+        says = "says radians (inDegrees=no)" if table.units_stated else "does not say that angles are in degrees"
+        require_radians(table.path, table.time, names, data, angles, f"the header {says}")
+    return replace(table, labels=names, data=data, in_degrees=False, units_stated=True)
+
+
+def require_radians(
+    path: str,
+    time: np.ndarray,
+    names: Sequence[str],
+    q: np.ndarray,
+    angles: Sequence[int] | None = None,
+    why: str = "radians are expected",
+) -> None:
+    """Raise ``InputError`` when an angle in ``q`` (T, D) exceeds 2 pi rad, that is, looks like degrees.
+
+    No joint turns by more than a full turn, and a walking knee in degrees exceeds 6.28 in most frames.
+    """
+    for i in range(len(names)) if angles is None else angles:
+        worst = int(np.argmax(np.abs(q[:, i])))
+        if abs(q[worst, i]) > 2 * math.pi:
+            raise InputError(
+                f"{path}: column {names[i]!r} holds {q[worst, i]:.6g} at time {time[worst]:.6g} s (range"
+                f" {q[:, i].min():.4g} to {q[:, i].max():.4g}), but {why}; an angle in radians stays within"
+                " +-6.28, so these look like degrees: write inDegrees=yes in the header, or convert them"
+            )
+
+
+def _warn_small_degrees(path: str, names: Sequence[str], q: np.ndarray) -> None:
+    # Two or more joints that all stay within 3.2 degrees yet move by more than 0.3: a recording of real
+    # motion would have left that band. One lone coordinate (hip rotation, say) can stay within it.
+    if len(names) > 1 and np.abs(q).max() < math.pi and np.ptp(q, axis=0).max() > 0.3:
+        warnings.warn(
+            f"{path}: the header says inDegrees=yes, but no angle of {listed(names)} exceeds"
+            f" {np.abs(q).max():.3g}; if these are radians, write inDegrees=no",
+            UnitsWarning,
+            stacklevel=3,
+        )
+
+
+def read_moments(path: str | os.PathLike[str], coordinates: Sequence[str]) -> Table:
+    """Joint moments (N·m; N for translations) by coordinate name, from an Inverse Dynamics result.
+
+    The column of a coordinate is ``<coordinate>_moment``, ``<coordinate>_force`` or the bare name.
+
+    Raises:
+        InputError: see ``read_table``; or a coordinate has no such column.
+    """
+    coordinates = tuple(coordinates)
+    require_unique(coordinates, "moments", str(path))
+    labels = read_labels(path)
+    columns = []
+    for name in coordinates:
+        found = [f"{name}{end}" for end in ("_moment", "_force", "") if f"{name}{end}" in labels]
+        if not found:
+            raise InputError(
+                f"{path}: no moment of {name!r} (looked for '{name}_moment', '{name}_force', {name!r});"
+                f" {near(name + '_moment', labels)}"
+            )
+        columns.append(found[0])
+    return replace(read_table(path, columns=columns), labels=coordinates)
+
+
+def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Column labels without time, from a table that may hold gaps elsewhere.
+
+    Raises:
+        InputError: file missing or empty, or no label line.
+    """
+    lines = _read_lines(path)
+    end = next((i for i, line in enumerate(lines) if line.strip().lower() == "endheader"), None)
+    start = _label_line(lines, 0 if end is None else end + 1, str(path), has_header=end is not None)
+    delimiter = _delimiter(lines, start)
+    first = next((line for line in lines[start + 1 :] if line.strip()), lines[start])
+    labels = _labels(lines[start], delimiter, len(_cells(first, delimiter)))
+    return tuple(label for label in labels if label.lower() not in TIME_LABELS)
+
+
+# --- writing ------------------------------------------------------------
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends well, and vanishes otherwise.
+
+    Raises:
+        InputError: the folder is missing.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise InputError(f"{target}: the folder {str(target.parent)!r} does not exist; create it first")
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files private to the owner; a result gets the permissions a plain open() gives.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_table(
+    path: str | os.PathLike[str],
+    labels: Sequence[str],
+    time: np.ndarray,
+    data: np.ndarray,
+    *,
+    in_degrees: bool = False,
+    name: str = "",
+) -> None:
+    """Write an OpenSim ``.sto`` table; floats survive reading back bit for bit.
+
+    Args:
+        path: target; replaced in one step.
+        labels: n column names (no tabs or line breaks), without time.
+        time: (T,) s, strictly increasing.
+        data: (T, n), finite.
+        in_degrees: what the header will say.
+        name: first header line; default the file's stem.
+
+    Raises:
+        InputError: shapes disagree, a label or number cannot be written, or time does not increase.
+    """
+    time, data = np.asarray(time, dtype=np.float64), np.asarray(data, dtype=np.float64)
+    if time.ndim != 1 or data.shape != (len(time), len(labels)):
+        raise InputError(f"{path}: data {data.shape} do not fit {time.shape} times and {len(labels)} labels")
+    bad = [label for label in labels if not label.strip() or re.search(r"[\t\r\n]", label)]
+    if bad:
+        raise InputError(f"{path}: labels must be non-empty, without tabs and line breaks: {listed(bad)}")
+    require_unique(labels, "columns", str(path))
+    if not (np.isfinite(time).all() and np.isfinite(data).all()):
+        raise InputError(f"{path}: refuses to write numbers that are not finite; fill or cut them first")
+    if (np.diff(time) <= 0).any():
+        raise InputError(f"{path}: refuses to write times that do not increase")
+    first = (name or Path(path).stem).splitlines()[0]
+    header = [first, "version=1", f"nRows={len(time)}", f"nColumns={len(labels) + 1}"]
+    header += [f"inDegrees={'yes' if in_degrees else 'no'}", "endheader", "\t".join(["time", *labels])]
+    body = ("\t".join(repr(float(value)) for value in (t, *row)) for t, row in zip(time, data, strict=True))
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join([*header, *body]) + "\n", encoding="utf-8")

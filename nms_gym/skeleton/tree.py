@@ -1,0 +1,361 @@
+"""Forward kinematics of an OpenSim joint tree in JAX: generalised coordinates to body transforms.
+
+The structure (which body hangs on which, which coordinate drives which axis) is static; every number is a leaf, in
+the dtype of the coordinates. Masses, centres of mass and inertias ride along for dynamics.
+
+Sources: OpenSim's Simulation/SimbodyEngine/{CustomJoint,SpatialTransform,CoordinateCouplerConstraint}.cpp,
+Simbody's MobilizedBody::FunctionBased (rotations about the first three axes one after the other, each in the frame
+the one before left; translations in the parent frame), OpenSim's Common/SimmSpline.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nms_gym._pytree import pytree, static
+from nms_gym.errors import InputError, listed
+from nms_gym.recording import osim as read
+
+# ---------------------------------------------------------------------------------------------- functions
+
+
+@pytree
+class LinearFunction:
+    """``slopes @ x + intercept``."""
+
+    slopes: Any  # (n,)
+    intercept: Any  # ()
+
+
+@pytree
+class PolynomialFunction:
+    """Coefficients (n,) from the highest power down."""
+
+    coefficients: Any
+
+
+@pytree
+class SplineFunction:
+    """Knots x (n,) and the cubics ``y + b h + c h^2 + d h^3``, ``h = x - x_k``; straight outside the knots.
+
+    A PiecewiseLinearFunction is the same with c = d = 0.
+    """
+
+    x: Any
+    y: Any
+    b: Any
+    c: Any
+    d: Any
+
+
+Function = LinearFunction | PolynomialFunction | SplineFunction
+
+
+def build_function(function: read.Function, scale: float = 1.0) -> Function:
+    """Leaves of ``scale * function``, as NumPy float64."""
+    if isinstance(function, read.Scaled):
+        return build_function(function.function, scale * function.scale)
+    if isinstance(function, read.Linear):
+        *slopes, intercept = function.coefficients
+        return LinearFunction(scale * np.array(slopes), np.array(scale * intercept))
+    if isinstance(function, read.Polynomial):
+        return PolynomialFunction(scale * np.array(function.coefficients))
+    x, y = np.array(function.x), np.array(function.y)
+    if isinstance(function, read.Spline):
+        b, c, d = simm_spline(x, y)
+    else:
+        slope = np.diff(y) / np.diff(x)
+        b, c, d = np.append(slope, slope[-1]), np.zeros_like(x), np.zeros_like(x)
+    return SplineFunction(x, scale * y, scale * b, scale * c, scale * d)
+
+
+def simm_spline(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coefficients b, c, d (n,) of the cubic spline of Forsythe, Malcolm and Moler (1977, ``SPLINE``).
+
+    OpenSim's SimmSpline uses it: second derivatives are continuous and the third derivative at each end is that of
+    the cubic through the four points there. (A natural spline would set the second derivative to zero instead, so
+    OpenSim's other name for it, NaturalCubicSpline, misleads.) With two knots it is a straight line, with three the
+    end cubics' third derivatives are zero.
+    """
+    n = x.size
+    h = np.diff(x)
+    slope = np.diff(y) / h
+    if n == 2:
+        return np.full(2, slope[0]), np.zeros(2), np.zeros(2)
+    # Unknowns sigma_k = (second derivative at k) / 6.
+    matrix, right = np.zeros((n, n)), np.zeros(n)
+    inner = np.arange(1, n - 1)
+    matrix[inner, inner - 1], matrix[inner, inner], matrix[inner, inner + 1] = (
+        h[:-1],
+        2 * (h[:-1] + h[1:]),
+        h[1:],
+    )
+    right[1:-1] = np.diff(slope)
+    matrix[0, 0], matrix[0, 1] = -h[0], h[0]
+    matrix[-1, -1], matrix[-1, -2] = -h[-1], h[-1]
+    if n > 3:
+        second = np.diff(slope) / (x[2:] - x[:-2])
+        third = np.diff(second) / (x[3:] - x[:-3])
+        right[0], right[-1] = third[0] * h[0] ** 2, -third[-1] * h[-1] ** 2
+    sigma = np.linalg.solve(matrix, right)
+    b = np.append(slope - h * (sigma[1:] + 2 * sigma[:-1]), slope[-1] + h[-1] * (sigma[-2] + 2 * sigma[-1]))
+    d = np.append(np.diff(sigma) / h, 0.0)
+    return b, 3 * sigma, d
+
+
+def evaluate(function: Function, x: jax.Array) -> jax.Array:
+    """Value () of ``function`` at x (n,), in the dtype of x."""
+    x = jnp.asarray(x)
+    function = as_dtype(function, x.dtype)
+    if isinstance(function, LinearFunction):
+        return function.intercept + jnp.sum(function.slopes * x)
+    value = x[0]
+    if isinstance(function, PolynomialFunction):
+        return jnp.polyval(function.coefficients, value)
+    knots = function.x
+    # Not jnp.clip: it halves the derivative at the end knots themselves.
+    inside = jnp.where(value < knots[0], knots[0], jnp.where(value > knots[-1], knots[-1], value))
+    k = jnp.clip(jnp.sum(knots <= inside) - 1, 0, knots.shape[0] - 2)
+    h = inside - knots[k]
+    cubic = function.y[k] + h * (function.b[k] + h * (function.c[k] + h * function.d[k]))
+    below = function.y[0] + (value - knots[0]) * function.b[0]
+    above = function.y[-1] + (value - knots[-1]) * function.b[-1]
+    return jnp.where(value < knots[0], below, jnp.where(value > knots[-1], above, cubic))
+
+
+# ---------------------------------------------------------------------------------------------- the tree
+
+
+@pytree
+class Axis:
+    """One rotation or translation: unit direction (3,), displacement as a function of coordinates."""
+
+    direction: Any
+    function: Function
+    coordinates: tuple[int, ...] = static()
+
+
+@pytree
+class TreeJoint:
+    """Joint between bodies ``parent`` and ``child`` (indices into ``Tree.bodies``), frames fixed in each."""
+
+    parent_rotation: Any  # (3, 3) joint frame in the parent body
+    parent_translation: Any  # (3,)
+    child_rotation: Any  # (3, 3) joint frame in the child body
+    child_translation: Any  # (3,)
+    rotations: tuple[Axis, ...]
+    translations: tuple[Axis, ...]
+    parent: int = static()
+    child: int = static()
+    name: str = static()
+
+
+@pytree
+class TreeCoupler:
+    """``q[dependent] = function(q[independent])``."""
+
+    function: Function
+    dependent: int = static()
+    independent: tuple[int, ...] = static()
+
+
+@pytree
+class Tree:
+    """Joint tree. Body 0 is the ground; C coordinates in the file's order, dependent ones included.
+
+    Leaves: default (C,) rad or m; mass (B,) kg; mass_center (B, 3) m; inertia (B, 3, 3) kg m^2 about the centre of
+    mass, in body axes (zero for the ground); gravity (3,) m/s^2. Joints are ordered from the ground outwards.
+    """
+
+    default: Any
+    joints: tuple[TreeJoint, ...]
+    couplers: tuple[TreeCoupler, ...]
+    mass: Any
+    mass_center: Any
+    inertia: Any
+    gravity: Any
+    bodies: tuple[str, ...] = static()
+    coordinates: tuple[str, ...] = static()
+
+
+def build_tree(model: read.OsimModel, bodies: Iterable[str] | None = None) -> Tree:
+    """The tree of ``model``, or only the part that carries ``bodies`` (and everything between them and the ground).
+
+    Raises InputError for an unknown body and for couplings that depend on each other in a circle. Leaves are NumPy
+    float64; ``forward_kinematics`` brings them to the dtype of the coordinates.
+    """
+    by_child = {joint.child.body: joint for joint in model.joints}
+    wanted = set(by_child) if bodies is None else _with_ancestors(model, by_child, bodies)
+    joints = [joint for joint in model.joints if joint.child.body in wanted]
+    names = ("ground", *(joint.child.body for joint in joints))
+    index = {name: i for i, name in enumerate(names)}
+    coordinates = tuple(coordinate.name for coordinate in model.coordinates)
+    column = {name: i for i, name in enumerate(coordinates)}
+    parts = [model.body(name) for name in names[1:]]
+    zero, zeros = np.zeros((1, 3)), np.zeros((1, 3, 3))
+
+    def axes(items: Sequence[read.TransformAxis]) -> tuple[Axis, ...]:
+        return tuple(
+            Axis(item.axis, build_function(item.function), tuple(column[name] for name in item.coordinates))
+            for item in items
+            if item.function != read.ZERO
+        )
+
+    return Tree(
+        default=np.array([coordinate.default for coordinate in model.coordinates]),
+        joints=tuple(
+            TreeJoint(
+                parent_rotation=joint.parent.rotation,
+                parent_translation=joint.parent.translation,
+                child_rotation=joint.child.rotation,
+                child_translation=joint.child.translation,
+                rotations=axes(joint.axes[:3]),
+                translations=axes(joint.axes[3:]),
+                parent=index[joint.parent.body],
+                child=index[joint.child.body],
+                name=joint.name,
+            )
+            for joint in joints
+        ),
+        couplers=tuple(
+            TreeCoupler(
+                build_function(coupler.function),
+                column[coupler.dependent],
+                tuple(column[name] for name in coupler.independent),
+            )
+            for coupler in _ordered(model)
+        ),
+        mass=np.array([0.0, *(body.mass for body in parts)]),
+        mass_center=np.concatenate([zero, *(body.mass_center[None] for body in parts)]),
+        inertia=np.concatenate([zeros, *(body.inertia[None] for body in parts)]),
+        gravity=model.gravity,
+        bodies=names,
+        coordinates=coordinates,
+    )
+
+
+def _with_ancestors(model: read.OsimModel, by_child: dict[str, read.Joint], bodies: Iterable[str]) -> set[str]:
+    wanted: set[str] = set()
+    for name in bodies:
+        if name != "ground":
+            model.body(name)
+        while name != "ground":
+            wanted.add(name)
+            name = by_child[name].parent.body
+    return wanted
+
+
+def _ordered(model: read.OsimModel) -> list[read.Coupler]:
+    """Couplers so that each independent coordinate is set before it is used."""
+    waiting, ordered = list(model.couplers), []
+    while waiting:
+        pending = {coupler.dependent for coupler in waiting}
+        ready = [coupler for coupler in waiting if not pending & set(coupler.independent)]
+        if not ready:
+            raise InputError(
+                f"{model.path}: the constraints {listed(c.name for c in waiting)} couple their coordinates in a "
+                "circle; remove one of them"
+            )
+        ordered += ready
+        waiting = [coupler for coupler in waiting if coupler not in ready]
+    return ordered
+
+
+def coordinate_columns(model: read.OsimModel, coordinates: Sequence[str]) -> tuple[int, ...]:
+    """Indices of ``coordinates`` among all of the model's, checked to be known, independent and distinct.
+
+    Raises InputError for an unknown or repeated name, and for a coordinate that a constraint makes dependent.
+    """
+    column = {coordinate.name: i for i, coordinate in enumerate(model.coordinates)}
+    for name in coordinates:
+        found = model.coordinate(name)
+        if found.coupled_to is not None:
+            raise InputError(
+                f"{model.path}: coordinate {name!r} follows {found.coupled_to!r} through a constraint and cannot be "
+                f"chosen freely; use {found.coupled_to!r}, whose moment arms include it"
+            )
+    if len(set(coordinates)) != len(coordinates):
+        raise InputError(f"{model.path}: a coordinate is named twice among {listed(coordinates)}")
+    return tuple(column[name] for name in coordinates)
+
+
+# ---------------------------------------------------------------------------------------------- kinematics
+
+T = TypeVar("T")
+
+
+def as_dtype(tree: T, dtype: Any) -> T:
+    """``tree`` with its floating-point leaves as JAX arrays of ``dtype``; integers and booleans as they are."""
+
+    def cast(leaf: Any) -> jax.Array:
+        floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        return jnp.asarray(leaf, dtype if floating else None)
+
+    return jax.tree.map(cast, tree)
+
+
+def full_pose(tree: Tree, columns: Sequence[int], q: jax.Array) -> jax.Array:
+    """All coordinates (C,): ``q`` (D,) at ``columns``, couplings resolved, the others at their defaults."""
+    q = jnp.asarray(q)
+    pose = jnp.asarray(tree.default, q.dtype).at[jnp.array(tuple(columns), dtype=int)].set(q)
+    return resolve_couplings(tree, pose)
+
+
+def resolve_couplings(tree: Tree, pose: jax.Array) -> jax.Array:
+    """``pose`` (C,) with every dependent coordinate replaced by its function of the independent ones."""
+    pose = jnp.asarray(pose)
+    for coupler in tree.couplers:
+        independent = jnp.stack([pose[i] for i in coupler.independent])
+        pose = pose.at[coupler.dependent].set(evaluate(coupler.function, independent))
+    return pose
+
+
+def forward_kinematics(tree: Tree, pose: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Transforms of all bodies to ground for one pose (C,); ``jax.vmap`` for more.
+
+    Returns rotation (B, 3, 3) and translation (B, 3) in m: ``x_ground = rotation[b] @ x_body + translation[b]``.
+    Couplings are not resolved here: pass ``full_pose`` or ``resolve_couplings`` output.
+    """
+    pose = jnp.asarray(pose)
+    tree = as_dtype(tree, pose.dtype)
+    rotation: list[Any] = [jnp.eye(3, dtype=pose.dtype)] * len(tree.bodies)
+    translation: list[Any] = [jnp.zeros(3, dtype=pose.dtype)] * len(tree.bodies)
+    for joint in tree.joints:
+        turn, shift = joint_transform(joint, pose)
+        r = rotation[joint.parent] @ joint.parent_rotation
+        p = translation[joint.parent] + rotation[joint.parent] @ joint.parent_translation
+        p = p + r @ shift
+        r = r @ turn @ joint.child_rotation.T
+        rotation[joint.child] = r
+        translation[joint.child] = p - r @ joint.child_translation
+    return jnp.stack(rotation), jnp.stack(translation)
+
+
+def joint_transform(joint: TreeJoint, pose: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Rotation (3, 3) and translation (3,) of the child's joint frame in the parent's."""
+    turn = jnp.eye(3, dtype=pose.dtype)
+    for axis in joint.rotations:
+        turn = turn @ about(axis.direction, _displacement(axis, pose))
+    shift = jnp.zeros(3, dtype=pose.dtype)
+    for axis in joint.translations:
+        shift = shift + _displacement(axis, pose) * axis.direction
+    return turn, shift
+
+
+def _displacement(axis: Axis, pose: jax.Array) -> jax.Array:
+    if not axis.coordinates:
+        return evaluate(axis.function, jnp.zeros(0, dtype=pose.dtype))
+    return evaluate(axis.function, jnp.stack([pose[i] for i in axis.coordinates]))
+
+
+def about(direction: jax.Array, angle: jax.Array) -> jax.Array:
+    """Rotation (3, 3) by ``angle`` (rad) about the unit vector ``direction`` (3,): Rodrigues' formula."""
+    x, y, z = direction
+    zero = jnp.zeros_like(x)
+    skew = jnp.stack([jnp.stack([zero, -z, y]), jnp.stack([z, zero, -x]), jnp.stack([-y, x, zero])])
+    return jnp.eye(3, dtype=skew.dtype) + jnp.sin(angle) * skew + (1 - jnp.cos(angle)) * (skew @ skew)

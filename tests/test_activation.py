@@ -1,0 +1,311 @@
+"""Delay, activation dynamics and shape against CEINMS's recursion, OpenSim, NumPy formulas and finite differences."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+
+from nms_gym.excitation import activation as act
+
+DT = 0.005
+
+
+def scan(step, start, inputs):
+    """Every result of ``step(state, input) -> state``."""
+
+    def body(state, value):
+        state = step(state, value)
+        return state, state
+
+    return jax.lax.scan(body, start, inputs)[1]
+
+
+def filter_series(excitation, tau1, tau2, dt):
+    """The second-order filter from rest at zero."""
+    zero = jnp.zeros(excitation.shape[1])
+
+    def step(state, e):
+        return act.second_order_step(e, *state, tau1, tau2, dt), state[0]
+
+    return scan(step, (zero, zero), excitation)[0]
+
+
+def ceinms(excitation, c1, c2):
+    """``alpha e - beta1 u1 - beta2 u2`` by hand (Lloyd & Besier 2003, eq. 1, and CEINMS's ExponentialActivation)."""
+    beta1, beta2 = c1 + c2, c1 * c2
+    alpha = 1 + beta1 + beta2
+    u1 = u2 = 0.0
+    result = []
+    for e in excitation:
+        u = alpha * e - beta1 * u1 - beta2 * u2
+        u1, u2 = u, u1
+        result.append(u)
+    return np.array(result)
+
+
+# ---- second-order filter ----
+
+
+def test_second_order_filter_is_the_ceinms_recursion():
+    e = np.random.default_rng(0).uniform(size=(300, 3))
+    c1, c2 = np.array([-0.5, -0.03, -0.9]), np.array([-0.5, -0.7, -0.95])
+    tau1, tau2 = (act.ceinms_time_constant(c, 0.001) for c in (c1, c2))
+    ours = filter_series(jnp.asarray(e), tau1, tau2, 0.001)
+    for m in range(3):
+        np.testing.assert_allclose(ours[:, m], ceinms(e[:, m], c1[m], c2[m]), rtol=0, atol=1e-13)
+
+
+def test_ceinms_coefficients_round_trip():
+    c = np.linspace(-0.99, -0.01, 50)
+    for dt in (0.001, 0.01):
+        tau = act.ceinms_time_constant(c, dt)
+        np.testing.assert_allclose(tau, -dt / np.log(-c), rtol=1e-14)
+        np.testing.assert_allclose(act.ceinms_coefficient(tau, dt), c, rtol=1e-13)
+    # C = -exp(-1) is one sampling interval.
+    assert float(act.ceinms_time_constant(-np.exp(-1.0), 0.001)) == pytest.approx(0.001, rel=1e-14)
+
+
+def test_response_does_not_change_with_the_sampling_rate():
+    """A held input of one: what 5 ms steps reach, 1 ms steps reach at the same instants, up to where a step begins."""
+    tau1, tau2 = jnp.asarray([0.020]), jnp.asarray([0.035])
+    coarse = np.asarray(filter_series(jnp.ones((80, 1)), tau1, tau2, 0.005))[:, 0]
+    fine = np.asarray(filter_series(jnp.ones((400, 1)), tau1, tau2, 0.001))[:, 0]
+    # Both poles see the step one sampling interval early each, the recursion's convention; compare with the exact
+    # continuous response at that shift.
+    for dt, response in ((0.005, coarse), (0.001, fine)):
+        n = np.arange(1, len(response) + 1)
+        p1, p2 = np.exp(-dt / 0.020), np.exp(-dt / 0.035)
+        exact = 1 - (p1 ** (n + 1) * (1 - p2) - p2 ** (n + 1) * (1 - p1)) / (p1 - p2)
+        np.testing.assert_allclose(response, exact, rtol=0, atol=1e-12)
+    # With the same time constants the two agree to the shift; CEINMS's fixed coefficients do not at all.
+    assert np.abs(coarse[1:] - fine[9::5][: len(coarse) - 1]).max() < 0.06
+    c1, c2 = -np.exp(-0.001 / 0.020), -np.exp(-0.001 / 0.035)
+    assert np.abs(ceinms(np.ones(79), c1, c2) - fine[9::5][: len(coarse) - 1]).max() > 0.5
+    # Settling time: where both reach 0.9.
+    assert abs(np.argmax(coarse > 0.9) * 0.005 - np.argmax(fine > 0.9) * 0.001) <= 0.0051
+
+
+def test_equal_time_constants_are_critically_damped():
+    """Equal poles are no special case: unit gain, no overshoot, smooth gradient of both."""
+    response = np.asarray(filter_series(jnp.ones((400, 1)), jnp.asarray([0.02]), jnp.asarray([0.02]), DT))[:, 0]
+    n, p = np.arange(1, 401), np.exp(-DT / 0.02)
+    np.testing.assert_allclose(response, 1 - p**n * (1 + n * (1 - p)), rtol=0, atol=1e-12)
+    assert response[-1] == pytest.approx(1.0, abs=1e-12)
+    assert np.all(np.diff(response) > -1e-14)
+
+
+# ---- first-order dynamics ----
+
+
+def excitation_profile(profile, table, dt):
+    """OpenSim's excitation at multiples of ``dt``: linear between the samples; the step rises and falls within 1 ms."""
+    t = dt * np.arange(round(table[-1, 0] / dt) + 1)
+    if profile == "step":
+        return np.interp(t, [0, 0.2, 0.201, 0.7, 0.701, 2], [0.01, 0.01, 1, 1, 0.01, 0.01])
+    return np.interp(t, table[:, 0], table[:, 1])
+
+
+@pytest.mark.parametrize("profile", ["step", "ramp", "bursts"])
+def test_first_order_dynamics_are_opensims(data, profile):
+    """DeGrooteFregly2016Muscle of OpenSim 4.6: 15 and 60 ms, sharpness 0.1; our error is that of a held excitation."""
+    table = np.load(data("truth_muscle") / "forward_sims.npz")[f"dgf__soleus_like__{profile}"]
+
+    def error(parts):
+        dt = DT / parts
+        e = jnp.asarray(excitation_profile(profile, table, dt))
+        series = scan(lambda a, u: act.first_order_step(u, a, 0.015, 0.060, dt, 0.1), table[0, 2], e[1:])
+        return np.abs(np.asarray(series)[parts - 1 :: parts] - table[1:, 2]).max()
+
+    errors = [error(parts) for parts in (1, 4, 16, 64)]
+    assert errors[0] < 0.015
+    assert errors[2] < 0.3 * errors[1] or profile == "step"
+    assert errors[3] < 1.5e-3
+    assert np.all(np.diff(errors[1:]) < 0)
+
+
+@pytest.mark.parametrize("sharpness", [0.1, 10.0])
+@pytest.mark.parametrize(("start", "e"), [(0.05, 1.0), (0.9, 0.02)])
+def test_first_order_step_is_second_order_accurate(sharpness, start, e):
+    def rate(_, a):
+        f, z = 0.5 * np.tanh(sharpness * (e - a)), 0.5 + 1.5 * a
+        return ((f + 0.5) / (0.015 * z) + (0.5 - f) * z / 0.060) * (e - a)
+
+    exact = solve_ivp(rate, (0, 0.04), [start], rtol=1e-12, atol=1e-13).y[0, -1]
+
+    def error(steps):
+        series = scan(
+            lambda a, _: act.first_order_step(jnp.asarray(e), a, 0.015, 0.060, 0.04 / steps, sharpness),
+            jnp.asarray(start),
+            jnp.zeros(steps),
+        )
+        return abs(float(series[-1]) - exact)
+
+    coarse, fine = error(40), error(80)
+    assert coarse < 2e-3
+    assert 3.0 < coarse / fine < 5.5
+    assert error(8) < 0.03
+
+
+def test_first_order_step_never_overshoots():
+    """Whatever the step, activation ends between where it was and the excitation."""
+    rng = np.random.default_rng(1)
+    e, a = jnp.asarray(rng.uniform(size=4000)), jnp.asarray(rng.uniform(size=4000))
+    for dt in (0.001, 0.01, 0.1, 10.0):
+        new = act.first_order_step(e, a, 0.015, 0.060, dt)
+        low, high = jnp.minimum(e, a), jnp.maximum(e, a)
+        assert bool(jnp.all((new >= low - 1e-15) & (new <= high + 1e-15)))
+    np.testing.assert_allclose(act.first_order_step(e, a, 0.015, 0.060, 10.0), e, rtol=0, atol=1e-12)
+
+
+# ---- shape factor ----
+
+
+@pytest.mark.parametrize("shape", [-15.0, -3.0, -0.5, -1e-2, 1e-2, 2.0])
+def test_shape_is_lloyd_and_besiers(shape):
+    u = np.linspace(0.0, 1.0, 101)
+    expected = (np.exp(shape * u) - 1) / (np.exp(shape) - 1)
+    np.testing.assert_allclose(act.shaped(u, jnp.asarray(shape)), expected, rtol=1e-12, atol=1e-13)
+
+
+def test_shape_tends_to_the_identity_with_its_derivative():
+    """At A = 0 the value is u and the derivative with respect to A is (u^2 - u) / 2, by Taylor's expansion."""
+    u = jnp.linspace(0.0, 1.0, 21)
+    slope = jax.vmap(jax.grad(act.shaped, argnums=1), (0, None))
+    np.testing.assert_allclose(act.shaped(u, jnp.asarray(0.0)), u, rtol=0, atol=1e-16)
+    np.testing.assert_allclose(slope(u, 0.0), (u**2 - u) / 2, rtol=0, atol=1e-15)
+    # Across the seam between series and formula, |A| = 0.001, neither value nor derivative jumps.
+    for seam in (-1e-3, 1e-3):
+        below, above = seam * (1 - 1e-9), seam * (1 + 1e-9)
+        np.testing.assert_allclose(act.shaped(u, below), act.shaped(u, above), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(slope(u, below), slope(u, above), rtol=0, atol=1e-9)
+    # Central differences of an evaluation that keeps its digits, away from the limit.
+    for shape in (-2.0, 0.7):
+        h = 1e-6
+        differences = (act.shaped(u, shape + h) - act.shaped(u, shape - h)) / (2 * h)
+        np.testing.assert_allclose(slope(u, shape), differences, rtol=0, atol=1e-9)
+
+
+# ---- saturation ----
+
+
+def test_saturation_is_a_smooth_minimum():
+    x = np.linspace(-1.0, 3.0, 401)
+    y = np.asarray(act.saturate(jnp.asarray(x)))
+    np.testing.assert_allclose(y[x <= 0.75], x[x <= 0.75], rtol=0, atol=1e-6)
+    assert np.all(y < 1.0 + 1e-15)
+    assert np.abs(y - np.minimum(x, 1.0)).max() <= np.log(2) / act.SATURATION_SHARPNESS + 1e-12
+    slopes = jax.vmap(jax.grad(act.saturate))(jnp.asarray([0.0, 1.0, 1.1]))
+    # A clip's gradient above one would be zero, and a gain too high would never come down.
+    np.testing.assert_allclose(slopes, [1.0, 0.5, 1 / (1 + np.exp(5.0))], rtol=1e-6)
+
+
+# ---- delay ----
+
+LENGTH = 9
+
+
+def read(signal, delay, dt=DT):
+    """A function of time read ``delay`` seconds ago from its last samples."""
+    history = signal(-dt * np.arange(LENGTH))[:, None]
+    return float(act.delayed(jnp.asarray(history), jnp.asarray([delay]), dt)[0])
+
+
+def test_delay_is_exact_at_the_samples():
+    values = np.random.default_rng(2).uniform(size=LENGTH)
+    for steps in range(LENGTH - 2):
+        got = act.delayed(jnp.asarray(values)[:, None], jnp.asarray([steps * DT]), DT)
+        assert float(got[0]) == pytest.approx(values[steps], abs=1e-14)
+
+
+def test_delay_of_low_polynomials_is_exact():
+    """Keys's kernel reproduces parabolas; his boundary does so too, for delays below one step."""
+    for delay in np.linspace(0, (LENGTH - 3) * DT, 61):
+        assert read(lambda t: 0.3 + 7.0 * t, delay) == pytest.approx(0.3 - 7.0 * delay, abs=1e-13)
+        assert read(lambda t: t**2 * 1e3, delay) == pytest.approx(delay**2 * 1e3, abs=1e-12)
+
+
+def test_delay_of_a_sine_converges_fast():
+    def error(dt):
+        delays = np.linspace(2 * dt, 4 * dt, 41)
+        return max(abs(read(lambda t: np.sin(30 * t), d, dt) - np.sin(-30 * d)) for d in delays)
+
+    assert error(0.005) < 3e-4
+    assert error(0.005) / error(0.0025) > 7  # third order
+
+
+def test_delay_weights_sum_to_one():
+    delays = jnp.linspace(0, (LENGTH - 3) * DT, 200)
+    weights = act.delay_weights(delays, DT, LENGTH)
+    assert weights.shape == (LENGTH, 200)
+    np.testing.assert_allclose(weights.sum(axis=0), 1.0, rtol=0, atol=1e-14)
+
+
+def test_derivative_with_respect_to_delay():
+    history = jnp.asarray(np.random.default_rng(3).uniform(size=LENGTH))[:, None]
+
+    def value(delay):
+        return act.delayed(history, jnp.asarray([delay]), DT)[0]
+
+    slope = jax.jit(jax.grad(value))
+    h = 1e-8
+    for delay in (0.3 * DT, 1.5 * DT, 2.999 * DT, 4.2 * DT):
+        differences = (float(value(delay + h)) - float(value(delay - h))) / (2 * h)
+        assert float(slope(delay)) == pytest.approx(differences, rel=1e-5, abs=1e-5)
+    # Continuous at the samples, where it is the central difference of the neighbours; so at exactly a sample too.
+    values = np.asarray(history)[:, 0]
+    for steps in range(1, LENGTH - 3):
+        central = (values[steps + 1] - values[steps - 1]) / (2 * DT)
+        for delay in (steps * DT - 1e-10, steps * DT, steps * DT + 1e-10):
+            assert float(slope(delay)) == pytest.approx(central, rel=1e-5)
+    # No delay at all: the slope of the parabola through the last three samples, from 3 e0 - 3 e1 + e2 one step ahead.
+    assert float(slope(0.0)) == pytest.approx((values[1] - (3 * values[0] - 3 * values[1] + values[2])) / (2 * DT))
+
+
+def test_delay_step_by_step_is_the_delay_of_the_series():
+    rng = np.random.default_rng(4)
+    signal, delay = jnp.asarray(rng.uniform(size=(40, 3))), jnp.asarray([0.0, 0.012, 0.03])
+    together = act.delayed_series(signal, delay, DT, LENGTH)
+    assert together.shape == (40 - LENGTH + 1, 3)
+    for k in range(len(together)):
+        history = signal[k : k + LENGTH][::-1]
+        np.testing.assert_allclose(act.delayed(history, delay, DT), together[k], rtol=0, atol=1e-14)
+
+
+def test_nothing_is_read_from_the_future():
+    """Appending samples does not change what came before."""
+    signal = np.random.default_rng(5).uniform(size=(30, 1))
+    delay = jnp.asarray([0.3 * DT])
+    before = act.delayed_series(jnp.asarray(signal[:20]), delay, DT, LENGTH)
+    after = act.delayed_series(jnp.asarray(signal), delay, DT, LENGTH)
+    np.testing.assert_array_equal(before, after[: len(before)])
+
+
+# ---- gradients where excitation is 0, 1 or equals activation ----
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(("e", "a"), [(0.0, 0.0), (1.0, 1.0), (0.5, 0.5), (0.0, 0.7), (1.0, 0.2)])
+def test_gradients_at_special_excitations(dtype, e, a):
+    def first(e, a):
+        return act.first_order_step(e, a, 0.015, 0.060, DT)
+
+    def second(e, a):
+        tau = jnp.asarray(0.02, e.dtype)
+        return act.second_order_step(e, a, a, tau, tau, DT)
+
+    h = 1e-6
+    for step in (first, second):
+        gradient = jax.grad(step, argnums=(0, 1))(jnp.asarray(e, dtype), jnp.asarray(a, dtype))
+        for g, (by_e, by_a) in zip(gradient, ((h, 0.0), (0.0, h)), strict=True):
+            up, down = (step(jnp.asarray(e + s * by_e), jnp.asarray(a + s * by_a)) for s in (1, -1))
+            assert g.dtype == dtype
+            assert g > 1e-3  # more excitation now, or activation before, is more activation
+            assert float(g) == pytest.approx(float(up - down) / (2 * h), rel=1e-4 if dtype == jnp.float32 else 1e-7)
+    by_u, by_shape = jax.grad(act.shaped, argnums=(0, 1))(jnp.asarray(e, dtype), jnp.asarray(-0.5, dtype))
+    assert by_u > 0.5
+    assert np.isfinite(by_shape)
+    assert (by_shape != 0) == (0 < e < 1)  # the curve is pinned at both ends
+    assert jax.grad(act.saturate)(jnp.asarray(e, dtype)) > 0.4
