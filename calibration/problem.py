@@ -219,7 +219,7 @@ def make_layout(problem: Problem) -> Layout:
             )
         all_names = entries(model, free.kind)
         start = np.asarray(getattr(problem.start, free.kind), dtype=float)
-        index[free.kind] = np.full(len(all_names), -1)
+        index[free.kind] = np.full(len(all_names), -1, np.int32)  # narrow: see activation.delayed_series
         for label, members in _groups(problem, free, all_names):
             rows = [all_names.index(m) for m in members]
             touched = (

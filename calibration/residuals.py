@@ -38,13 +38,12 @@ class Data:
 
 @pytree
 class Forces:
-    """What the cost depends on; each (S, T, M). A parameter moves only its own muscles' columns."""
+    """What the cost depends on. A parameter moves only its own muscles' columns."""
 
     tendon_force: Array
-    length_excess: Array
-    """normalised fiber length beyond its range, smooth, in tolerances"""
-    strain_excess: Array
-    """tendon strain beyond its maximum, smooth, in tolerances"""
+    """(S, T, M) N"""
+    excess: Array
+    """(2, S, T, M) normalised fiber length and tendon strain beyond their ranges, smooth, in tolerances"""
 
 
 @pytree
@@ -95,10 +94,10 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
     """Cost and first-order model for a layout of ``z``."""
     p = penalties
     low, high = p.fiber_length_range
-    seeds = np.equal.outer(np.arange(layout.colors.max() + 1), layout.colors).astype(float)
-    colors = range(len(seeds))
-    members = [np.flatnonzero(layout.colors == c) for c in colors]
-    order = np.argsort(np.concatenate(members))
+    colors = np.arange(layout.colors.max() + 1)
+    seeds = np.equal.outer(colors, layout.colors).astype(float)
+    # (colors, M, P): picks from the derivatives by color and muscle those that belong to an entry of z.
+    picks = np.einsum("cp,pm->cmp", seeds, layout.moves)
 
     def forces(model: NmsModel, data: Data, start: NmsParams, z: Array) -> Forces:
         out = predict(model, params_at(layout, start, z), data.replay)
@@ -106,20 +105,17 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
         def beyond(x: Array, tolerance: float) -> Array:
             return jnp.logaddexp(0.0, x / tolerance)
 
-        return Forces(
-            tendon_force=out.tendon_force,
-            length_excess=beyond(out.fiber_length - high, p.fiber_length_tolerance)
-            + beyond(low - out.fiber_length, p.fiber_length_tolerance),
-            strain_excess=beyond(out.tendon_strain - p.max_tendon_strain, p.tendon_strain_tolerance),
-        )
+        length = beyond(out.fiber_length - high, p.fiber_length_tolerance)
+        length = length + beyond(low - out.fiber_length, p.fiber_length_tolerance)
+        strain = beyond(out.tendon_strain - p.max_tendon_strain, p.tendon_strain_tolerance)
+        return Forces(out.tendon_force, jnp.stack([length, strain]) * data.counted[:, :, None])
 
     def moment_residual(data: Data, f: Forces) -> Array:
         moments = jnp.einsum("stkm,stm->stk", data.replay.moment_arms, f.tendon_force)
         return (moments - data.measured) * data.weight
 
     def total(data: Data, f: Forces, z: Array) -> Array:
-        fiber = sum(jnp.sum((x * data.counted[:, :, None]) ** 2) for x in (f.length_excess, f.strain_excess))
-        return 0.5 * (jnp.sum(moment_residual(data, f) ** 2) + fiber + jnp.sum(z**2))
+        return 0.5 * (jnp.sum(moment_residual(data, f) ** 2) + jnp.sum(f.excess**2) + jnp.sum(z**2))
 
     def cost(model: NmsModel, data: Data, start: NmsParams, z: Array) -> Array:
         return total(data, forces(model, data, start, z), z)
@@ -129,23 +125,18 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
             return jax.jvp(lambda z: forces(model, data, start, z), (z,), (seed,))
 
         f, df = jax.vmap(along, out_axes=(None, 0))(jnp.asarray(seeds, z.dtype))
+        pick = jnp.asarray(picks, z.dtype)
         arms = data.replay.moment_arms * data.weight[..., None]
-        columns = [
-            (arms * df.tendon_force[c][:, :, None, :]) @ jnp.asarray(layout.moves[members[c]].T, z.dtype)
-            for c in colors
-        ]
-        jacobian = jnp.concatenate(columns, axis=-1)[..., order].reshape(-1, layout.size)
-        gradient = jacobian.T @ moment_residual(data, f).ravel() + z
-        matrix = jacobian.T @ jacobian + jnp.eye(layout.size, dtype=z.dtype)
+        jacobian = jnp.einsum("stkm,cstm,cmp->stkp", arms, df.tendon_force, pick, optimize=[(0, 1), (0, 1)])
+        jacobian = jacobian.reshape(-1, layout.size)
         # A fiber term of muscle m involves m's parameters only: sum over time first, per muscle and pair of colors.
-        moves = jnp.asarray(layout.moves, z.dtype)
-        for x, dx in ((f.length_excess, df.length_excess), (f.strain_excess, df.strain_excess)):
-            w = data.counted[:, :, None] ** 2
-            by_muscle = jnp.einsum("cstm,stm->cm", dx, x * w)
-            pairs = jnp.einsum("cstm,dstm->cdm", dx * w[None], dx)
-            gradient = gradient + jnp.sum(by_muscle[layout.colors] * moves, axis=1)
-            blocks = [(moves * pairs[layout.colors, c]) @ moves[members[c]].T for c in colors]
-            matrix = matrix + jnp.concatenate(blocks, axis=1)[:, order]
-        return Quadratic(total(data, f, z), gradient, matrix)
+        slope = jnp.einsum("cxstm,xstm->cm", df.excess, f.excess)
+        pairs = jnp.einsum("cxstm,dxstm->cdm", df.excess, df.excess)
+        fiber = jnp.einsum("cmp,cmq->pq", pick, jnp.einsum("cdm,dmq->cmq", pairs, pick))
+        return Quadratic(
+            cost=total(data, f, z),
+            gradient=jacobian.T @ moment_residual(data, f).ravel() + jnp.einsum("cm,cmp->p", slope, pick) + z,
+            matrix=jacobian.T @ jacobian + fiber + jnp.eye(layout.size, dtype=z.dtype),
+        )
 
     return Objective(cost, quadratic)

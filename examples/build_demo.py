@@ -2,10 +2,11 @@
 
     python examples/build_demo.py [--out assets/demo]
 
-The recording is made up: smooth arm movements, bursts of excitation, and the moments that the arm model gives with *other*
-parameters than it ships with (strengths by about 20 %, fiber lengths 8 %, tendons 3 %, another delay and filter), at 1 kHz,
-plus noise. Raw EMG is noise modulated by the excitations, over a noise floor. The brachialis works but has no channel, as a
-deep muscle would. Motion and excitation are drawn apart, so the moments are not those that would cause the motion.
+The recording is made up: smooth arm movements, bursts of excitation, and the moments that the arm model gives with
+*other* parameters than it ships with (strengths by about 20 %, fiber lengths 8 %, tendons 3 %, another delay and
+filter), at 1 kHz, plus noise. Raw EMG is noise modulated by the excitations, over a noise floor. The brachialis works
+but has no channel, as a deep muscle would. Motion and excitation are drawn apart, so the moments are not those that
+would cause the motion.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ DURATION, MOTION_STEP, RAW_STEP = 8.0, 0.005, 0.001
 CHANNELS = {"biceps": ("BIClong", "BICshort"), "triceps_long": ("TRIlong",), "triceps_lateral": ("TRIlat", "TRImed")}
 WITHOUT_CHANNEL = "BRA"
 
-STUDY = '''\
+STUDY = """\
 # The shipped demo: a synthetic arm. Made by examples/build_demo.py; see there for how.
 name = "demo"
 coordinates = ["r_shoulder_elev", "r_elbow_flex"]
@@ -57,9 +58,9 @@ triceps = ["TRIlong", "TRIlat", "TRImed"]
 
 [solver]
 starts = 4
-'''
+"""
 
-TRIAL = '''
+TRIAL = """
 [[trials]]
 name = "{name}"
 synthetic = true
@@ -73,7 +74,7 @@ channels = "channels"
 emg_time = "emg_time"
 emg = "raw_emg"
 moments = "moments"
-'''
+"""
 
 
 def smooth(rng: np.random.Generator, steps: int, step: float, cutoff: float, columns: int) -> np.ndarray:
@@ -96,7 +97,9 @@ def record(name: str, seed: int, truth: tuple[NmsModel, object]) -> dict[str, np
     rng = np.random.default_rng(seed)
     lead = 0.5
     time = np.arange(-lead, DURATION + 0.25, RAW_STEP)
-    q = np.radians([35.0, 60.0]) + np.radians([15.0, 25.0]) * np.clip(smooth(rng, len(time), RAW_STEP, 0.5, 2), -1.9, 1.9)
+    q = np.radians([35.0, 60.0]) + np.radians([15.0, 25.0]) * np.clip(
+        smooth(rng, len(time), RAW_STEP, 0.5, 2), -1.9, 1.9
+    )
     q = sosfiltfilt(butter(2, 3.0, fs=1 / RAW_STEP, output="sos"), q, axis=0)
     u = excitations(rng, time)
     model, params = truth
@@ -117,7 +120,9 @@ def record(name: str, seed: int, truth: tuple[NmsModel, object]) -> dict[str, np
     moments = moments[rows] + 0.05 * moments[rows].std(axis=0) * noise
     # Surface EMG: noise between 20 and 450 Hz whose amplitude follows the excitation, in mV, over an amplifier's floor.
     carrier = sosfiltfilt(
-        butter(2, (20, 450), "bandpass", fs=1 / RAW_STEP, output="sos"), rng.standard_normal((len(time), len(CHANNELS))), axis=0
+        butter(2, (20, 450), "bandpass", fs=1 / RAW_STEP, output="sos"),
+        rng.standard_normal((len(time), len(CHANNELS))),
+        axis=0,
     )
     amplitude = np.stack([u[c] for c in CHANNELS], axis=1) * np.array([1.2, 0.8, 1.0])
     raw = carrier / carrier.std(axis=0) * amplitude + 0.01 * rng.standard_normal(carrier.shape)
@@ -143,10 +148,18 @@ def true_person() -> tuple[NmsModel, object]:
     assert arm.paths is not None
     model = NmsModel(arm.muscles, arm.paths.coordinates, channels, Settings(), weights, arm.paths)  # type: ignore[arg-type]
     spread = {"max_isometric_force": 0.2, "optimal_fiber_length": 0.08, "tendon_slack_length": 0.03}
-    changed = {k: v * np.exp(spread.get(k, 0.0) * rng.standard_normal(len(arm.muscles))) for k, v in arm.parameters.items()}
+    changed = {
+        k: v * np.exp(spread.get(k, 0.0) * rng.standard_normal(len(arm.muscles))) for k, v in arm.parameters.items()
+    }
     params = make_params(
         model,
-        {**changed, "electromechanical_delay": 0.05, "filter_time_constant_1": 0.025, "filter_time_constant_2": 0.025, "shape_factor": -1.0},
+        {
+            **changed,
+            "electromechanical_delay": 0.05,
+            "filter_time_constant_1": 0.025,
+            "filter_time_constant_2": 0.025,
+            "shape_factor": -1.0,
+        },
     )
     return model, params
 

@@ -263,7 +263,7 @@ def _plain(value: Any) -> Any:
 
 
 def _dump(value: Any, indent: int = 0) -> str:
-    """JSON laid out for people: a parameter or a metrics row is a line, and so is what fits on one and is not nested."""
+    """JSON laid out for people: a parameter or a metrics row is a line, and so is what fits and is not nested."""
     flat = json.dumps(value, allow_nan=False, ensure_ascii=False)
     row = isinstance(value, dict) and ("value" in value or "rmse" in value)
     if row or not value or not isinstance(value, (dict, list)):

@@ -232,6 +232,7 @@ def test_velocity_is_the_rate_of_the_length_along_a_motion(paths):
 
 def test_a_float32_pose_stays_float32_throughout():
     paths = read_model_file(asset_path("right_leg/model.json")).paths
+    assert paths is not None
     q = jnp.asarray(np.array([0.4, -0.1, 0.05, 0.8, -0.2]), jnp.float32)
     program = str(jax.make_jaxpr(lambda q: lengths_and_moment_arms(paths, q))(q).jaxpr)
     # Stored coefficients enter as float64 constants and are cast before any arithmetic.
@@ -314,3 +315,13 @@ def test_check_domain_names_coordinate_value_and_range(paths):
         check_domain(paths, np.array([0.0, 1.0, np.nan, 0.0]))
     with pytest.raises(InputError, match=r"shape \(3,\)"):
         check_domain(paths, np.zeros(3))
+
+
+def test_both_precisions_in_one_process(paths):
+    # A calibration in float64 beside an environment in float32: neither trace may spoil the other.
+    q = np.array([0.1, 0.5, 0.0, 0.0])
+    for wide in (False, True, False, True):
+        with jax.enable_x64(wide):
+            length, _ = jax.jit(lambda q: lengths_and_moment_arms(paths, q))(q)
+            assert length.dtype == (jnp.float64 if wide else jnp.float32)
+            np.testing.assert_allclose(length, plain_lengths(paths, q), rtol=1e-12 if wide else 1e-5)

@@ -125,7 +125,7 @@ def test_a_jump_is_not_followed_and_is_named():
     (poor,) = report.poor
     assert poor.muscle == "straight"
     assert "moment arm about hip jumps by 20.0 mm" in poor.reason
-    assert "at 50 deg" in poor.reason
+    assert "at hip = 50 deg" in poor.reason
 
 
 def test_samples_without_an_answer_are_left_out():

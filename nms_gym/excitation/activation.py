@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 ActivationKind = Literal["second_order", "first_order"]
@@ -57,13 +58,10 @@ def delayed(history: Array, delay: Array, dt: Array | float) -> Array:
 
 def delayed_series(signal: Array, delay: Array, dt: Array | float, length: int) -> Array:
     """``delayed`` for every sample of ``signal (length - 1 + T, C)`` at once. Returns ``(T, C)``."""
-    w = delay_weights(delay, dt, length)
-    steps = signal.shape[0] - length + 1
-    total = jnp.zeros((steps, signal.shape[1]), jnp.result_type(signal, w))
-    for lag in range(length):  # unrolled: XLA fuses the sum into one pass over the signal
-        start = length - 1 - lag
-        total = total + w[lag][None, :] * signal[start : start + steps]
-    return total
+    # 32-bit indices: wider ones make a program traced in one precision unusable in the other (JAX 0.10).
+    newest = np.arange(length - 1, signal.shape[0], dtype=np.int32)[:, None]
+    histories = signal[newest - np.arange(length, dtype=np.int32)[None, :]]
+    return jnp.einsum("tlc,lc->tc", histories, delay_weights(delay, dt, length))
 
 
 def second_order_step(

@@ -140,8 +140,11 @@ def monomial_values(x: jax.Array, degree: int) -> jax.Array:
     return values
 
 
-def _take(values: jax.Array, index: Any) -> jax.Array:
-    return values.at[index].get(mode="promise_in_bounds")
+def _take(values: jax.Array, index: np.ndarray, axis: int = 0) -> jax.Array:
+    # JAX 0.10 remembers the width of a 64-bit index from its first trace and fails in a later one of the other
+    # precision (float32 environment, float64 calibration); 32-bit indices have one width.
+    place = (slice(None),) * axis + (index.astype(np.int32),)
+    return values.at[place].get(mode="promise_in_bounds")
 
 
 @lru_cache(maxsize=256)
@@ -198,7 +201,7 @@ def lengths_and_moment_arms(paths: PolynomialPaths, q: Any) -> tuple[jax.Array, 
         rows = [jnp.zeros((len(group.muscles),), dtype)] * size
         if group.degree:
             columns, factors = _derivative_columns(len(group.coordinates), group.degree)
-            slopes = _take(coefficients, (slice(None), columns)) * jnp.asarray(factors[None], dtype)
+            slopes = _take(coefficients, columns, axis=1) * jnp.asarray(factors[None], dtype)
             slopes = jnp.moveaxis(slopes, 1, 0).reshape(-1, columns.shape[1])
             foot, moved = (
                 jnp.matmul(slopes, values[: columns.shape[1]], precision=_PRECISE).reshape(-1, len(group.muscles))
@@ -215,7 +218,7 @@ def lengths_and_moment_arms(paths: PolynomialPaths, q: Any) -> tuple[jax.Array, 
     length, arm = jnp.concatenate(lengths), jnp.concatenate(arms, axis=1)
     if np.array_equal(order, np.arange(len(order))):
         return length, arm
-    return _take(length, order), _take(arm, (slice(None), order))
+    return _take(length, order), _take(arm, order, axis=1)
 
 
 def musculotendon_velocities(moment_arms: jax.Array, qd: jax.Array) -> jax.Array:

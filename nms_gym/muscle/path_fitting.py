@@ -150,8 +150,8 @@ def fit_paths(
 
     margin = math.radians(margin_deg)
     domain = ranges + np.array([-margin, margin])
-    fit_q = _poses(qmc.Sobol(len(coordinates), seed=seed), samples, domain)
-    test_q = _poses(qmc.LatinHypercube(len(coordinates), seed=seed + 1), held_out, ranges)
+    fit_q = _poses(_seeded(qmc.Sobol, len(coordinates), seed), samples, domain)
+    test_q = _poses(_seeded(qmc.LatinHypercube, len(coordinates), seed + 1), held_out, ranges)
     tell("sampling", 0, samples + held_out)
     fit_data = _sample(sampler, fit_q, muscles)
     tell("sampling", samples, samples + held_out)
@@ -191,9 +191,7 @@ def fit_paths(
                         f"{1e3 * length[1]:.1f} mm); the moment arms are trusted"
                     )
                 else:
-                    reason = _explain(
-                        sampler, index, worst, coordinates, ranges, domain, span, chosen, coefficients[row]
-                    )
+                    reason = _explain(sampler, index, worst, coordinates, ranges, span, chosen)
                 fit = MuscleFit(**{**fit.__dict__, "reason": reason})
             fits[index] = fit
         done += len(members)
@@ -256,6 +254,11 @@ def _check_settings(
         raise InputError(f"samples={samples}, held_out={held_out}; at least 64 and 16 are needed")
     if not 0 <= margin_deg <= 45:
         raise InputError(f"margin_deg is {margin_deg:g}; allowed are 0 to 45 degrees")
+
+
+def _seeded(engine: Any, dimensions: int, seed: int) -> qmc.QMCEngine:
+    # SciPy 1.15 renamed `seed` to `rng`; it still takes the old name, which is the only one that 1.13 knows.
+    return engine(dimensions, seed=seed)
 
 
 def _poses(engine: qmc.QMCEngine, count: int, box: np.ndarray) -> np.ndarray:
@@ -370,7 +373,7 @@ def _fit_muscles(
         row = solve_triangular(triangle, _robust(orthonormal, target, np.ones(len(target))))
         length_error, arm_error, _ = _errors(design, row, span, lengths, arms)
         contradicted = False
-        if span and (length_error[1] > LENGTH_TARGET[1] or arm_error[1] > 0.5 * ARM_TARGET[1]):
+        if span and _score(length_error, arm_error) >= 1:
             # Would the moment arms alone be smooth? A light weight on the lengths keeps the constant determined.
             light = np.concatenate([np.full(count, 1e-6), np.ones(len(target) - count)])
             alone = solve_triangular(triangle, _robust(orthonormal, target, light))
@@ -432,36 +435,34 @@ def _explain(
     worst: int,
     coordinates: tuple[str, ...],
     ranges: np.ndarray,
-    domain: np.ndarray,
     span: tuple[int, ...],
     degree: int,
-    row: np.ndarray,
 ) -> str:
-    """Why a muscle is poor: sweep the worst coordinate through a few poses and look for a jump."""
+    """Why a muscle is poor: sweep each coordinate through a few poses and look for a jump of the worst moment arm."""
     if not span:
         return "its length varies although no moment arm exceeds the span threshold"
-    low, high = ranges[worst]
-    steps = max(int(math.degrees(high - low) * 4), 2)
-    sweep = np.linspace(low, high, steps + 1)
-    bases = _poses(qmc.LatinHypercube(len(coordinates), seed=0), 4, ranges)
-    q = np.repeat(bases, len(sweep), axis=0)
-    q[:, worst] = np.tile(sweep, len(bases))
-    lengths, arms = sampler(q)
-    found = (0.0, 0.0, 0.0)
-    for length, arm in zip(
-        lengths[:, index].reshape(len(bases), -1), arms[:, worst, index].reshape(len(bases), -1), strict=True
-    ):
-        change = np.abs(np.diff(arm))
-        if np.isfinite(change).any() and np.nanmax(change) > found[0]:
-            # What is left of a change in length after the moment arm has accounted for it.
-            gap = np.abs(np.diff(length) + 0.5 * (arm[1:] + arm[:-1]) * np.diff(sweep))
-            found = (float(np.nanmax(change)), float(np.nanmax(gap)), float(sweep[int(np.nanargmax(change))]))
-    jump, gap, where = found
+    jump, gap, where = 0.0, 0.0, ""
+    bases = _poses(_seeded(qmc.LatinHypercube, len(coordinates), 0), 4, ranges)
+    for k in span:
+        low, high = ranges[k]
+        sweep = np.linspace(low, high, max(int(math.degrees(high - low) * 4), 2) + 1)
+        q = np.repeat(bases, len(sweep), axis=0)
+        q[:, k] = np.tile(sweep, len(bases))
+        lengths, arms = (values.reshape(len(bases), len(sweep), -1, values.shape[-1]) for values in sampler(q))
+        for length, arm, slope in zip(
+            lengths[:, :, 0, index], arms[:, :, worst, index], arms[:, :, k, index], strict=True
+        ):
+            change = np.abs(np.diff(arm))
+            if np.isfinite(change).any() and np.nanmax(change) > jump:
+                jump = float(np.nanmax(change))
+                # What is left of a change in length after the moment arm has accounted for it.
+                gap = float(np.nanmax(np.abs(np.diff(length) + 0.5 * (slope[1:] + slope[:-1]) * np.diff(sweep))))
+                where = f"{coordinates[k]} = {math.degrees(sweep[int(np.nanargmax(change))]):.0f} deg"
     name = coordinates[worst]
     if jump > _JUMP:
         return (
             f"its path switches (a wrap or via point engages): the moment arm about {name} jumps by "
-            f"{1e3 * jump:.1f} mm and the length by {1e3 * gap:.1f} mm, e.g. at "
-            f"{math.degrees(where):.0f} deg; a smooth surface rounds that off"
+            f"{1e3 * jump:.1f} mm and the length by {1e3 * gap:.1f} mm, e.g. at {where}; a smooth surface rounds that "
+            "off"
         )
     return f"its moment arm about {name} bends more sharply than degree {degree} can follow"

@@ -74,10 +74,14 @@ class Inputs:
     dt: Array | float
 
 
-def _with_implicit_derivative(residual: Residual, inputs: Inputs, w: Array) -> tuple[Array, Array]:
+def _value_and_slope(residual: Residual, inputs: Inputs, w: Array) -> tuple[Array, Array]:
+    """Residual at ``w`` and its derivative with respect to ``w``."""
+    return jax.jvp(lambda w: residual(w, inputs), (w,), (jnp.ones_like(w),))
+
+
+def _with_implicit_derivative(residual: Residual, inputs: Inputs, w: Array, slope: Array) -> tuple[Array, Array]:
     """``w``, now with the derivative of the root with respect to ``inputs``, and the residual there."""
-    frozen, w = jax.lax.stop_gradient((inputs, w))
-    slope = jax.jvp(lambda w: residual(w, frozen), (w,), (jnp.ones_like(w),))[1]
+    w, slope = jax.lax.stop_gradient((w, slope))
     r = residual(w, inputs)
     return w - (r - jax.lax.stop_gradient(r)) / _positive(slope), r
 
@@ -89,22 +93,27 @@ def _positive(slope: Array) -> Array:
 
 def _bracketed_newton(
     residual: Residual, inputs: Inputs, guess: Array, low: Array, high: Array, iterations: int
-) -> Array:
-    """Root of an increasing ``residual`` by Newton's method, halving the bracket where a step leaves it."""
+) -> tuple[Array, Array]:
+    """Root of an increasing ``residual`` by Newton's method, halving the bracket where a step leaves it.
+
+    Also returns the slope at the last iterate but one, which at convergence is the slope at the root.
+    """
     # Once converged, rounding can put the iterate one ulp outside its own bracket, and halving would throw it far away.
     slack = 32 * float(jnp.finfo(guess.dtype).eps)
 
-    def improve(_: int, search: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        w, low, high = search
-        r, slope = jax.jvp(lambda w: residual(w, inputs), (w,), (jnp.ones_like(w),))
+    def improve(_: int, search: tuple[Array, ...]) -> tuple[Array, ...]:
+        w, low, high, _ = search
+        r, slope = _value_and_slope(residual, inputs, w)
         high = jnp.where(r > 0, w, high)
         low = jnp.where(r > 0, low, w)
         step = w - r / _positive(slope)
         inside = (step > low - slack) & (step < high + slack)
-        return jnp.where(inside, step, 0.5 * (low + high)), low, high
+        return jnp.where(inside, step, 0.5 * (low + high)), low, high, slope
 
     # A loop rather than a list of iterations: as fast, and a third of the compile time.
-    return jax.lax.fori_loop(0, iterations, improve, (jnp.clip(guess, low, high), low, high))[0]
+    start = (jnp.clip(guess, low, high), low, high, jnp.ones_like(guess))
+    w, _, _, slope = jax.lax.fori_loop(0, iterations, improve, start)
+    return w, slope
 
 
 def _bracket(params: MuscleParams, musculotendon_length: Array) -> tuple[Array, Array]:
@@ -141,7 +150,8 @@ def initial_fiber(
         return jnp.where(above, low, middle), jnp.where(above, middle, high)
 
     low, high = jax.lax.fori_loop(0, BISECTIONS, halve, _bracket(frozen.params, frozen.musculotendon_length))
-    w, _ = _with_implicit_derivative(residual, inputs, 0.5 * (low + high))
+    w = 0.5 * (low + high)
+    w, _ = _with_implicit_derivative(residual, inputs, w, _value_and_slope(residual, frozen, w)[1])
     x = hill.fiber_length(params, w)
     return FiberState(along_tendon=w, length=x, previous_length=x)
 
@@ -215,8 +225,8 @@ def fiber_step(
     frozen = jax.lax.stop_gradient(inputs)
     low, high = _bracket(frozen.params, frozen.musculotendon_length)
     guess = jax.lax.stop_gradient(state.along_tendon)
-    w = _bracketed_newton(residual, frozen, guess, low, high, iterations)
-    w, miss = _with_implicit_derivative(residual, inputs, w)
+    w, slope = _bracketed_newton(residual, frozen, guess, low, high, iterations)
+    w, miss = _with_implicit_derivative(residual, inputs, w, slope)
     x = hill.fiber_length(params, w)
     lt = hill.tendon_length(params, musculotendon_length, w)
     force = f0 * curves.tendon_force(lt, params.tendon_strain_at_one_norm_force)

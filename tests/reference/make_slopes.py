@@ -2,7 +2,7 @@
 
 ``python make_slopes.py subject_walk_scaled.osim rajagopal_walk_subject.npz`` with the ``opensim`` package (4.6 was
 used). OpenSim's moment arms come from the forces at its contact points; over cylinders these points are not quite those
-of the shortest path, so its moment arms differ from the derivative of its lengths (up to 5.5 mm for glmax1). The
+of the shortest path, so its moment arms differ from the derivative of its lengths (up to 4.2 mm for glmax1). The
 two-cylinder gastrocnemii are left out: their ``getLength`` is wrong.
 """
 

@@ -1,0 +1,387 @@
+"""The forward functions: gradients of every parameter, one step against the whole prediction, dtypes, bad parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from calibration.problem import unused_kinds
+from nms_gym._assets import asset_path
+from nms_gym.errors import InputError
+from nms_gym.model import (
+    DEFAULTS,
+    PARAMETER_KINDS,
+    NmsModel,
+    NmsParams,
+    Replay,
+    Settings,
+    entries,
+    initial_state,
+    make_params,
+    neuromuscular_step,
+    predict_moments,
+    replay_history,
+    replay_initial_state,
+    replay_step,
+)
+from nms_gym.model_file import read_model_file
+from nms_gym.muscle.geometry import lengths_and_moment_arms
+
+DT, STEPS = 0.01, 40
+CHANNELS = ("TRI", "TRIlat", "BIC", "BICshort")
+# The brachialis has no channel; the medial head of the triceps takes the mean of two.
+DRIVEN = {
+    "TRIlong": {"TRI": 1.0},
+    "TRIlat": {"TRIlat": 1.0},
+    "TRImed": {"TRI": 0.5, "TRIlat": 0.5},
+    "BIClong": {"BIC": 1.0},
+    "BICshort": {"BICshort": 1.0},
+}
+ARM = read_model_file(asset_path("arm/model.json"))
+
+
+def arm(**settings):
+    weights = np.array([[DRIVEN.get(m, {}).get(c, 0.0) for c in CHANNELS] for m in ARM.muscles])
+    return NmsModel(
+        muscles=ARM.muscles,
+        coordinates=ARM.coordinates,
+        channels=CHANNELS,
+        settings=Settings(**settings),
+        channel_weights=jnp.asarray(weights),
+        paths=ARM.paths,
+    )
+
+
+def motion(steps=STEPS, dt=DT):
+    """Shoulder and elbow angles and velocities (T, 2), from the middle of the range."""
+    t = dt * np.arange(steps)[:, None]
+    low, high = ARM.coordinate_range.T
+    amplitude, rate, phase = 0.25 * (high - low), 2 * np.pi * np.array([0.7, 1.1]), np.array([0.3, 1.0])
+    q = 0.5 * (low + high) + amplitude * np.sin(rate * t + phase)
+    return q, amplitude * rate * np.cos(rate * t + phase)
+
+
+def replay_of(model, excitations=None, steps=STEPS, dt=DT):
+    q, qd = motion(steps, dt)
+    lengths, arms = jax.jit(jax.vmap(lengths_and_moment_arms, (None, 0)))(model.paths, q)
+    if excitations is None:
+        t = dt * np.arange(model.settings.history_length(dt) - 1 + steps)[:, None]
+        excitations = 0.35 + 0.3 * np.sin(2 * np.pi * np.array([1.0, 1.7, 2.3, 1.3]) * t + np.arange(4))
+    return Replay(
+        coordinates=model.coordinates,
+        dt=jnp.asarray(dt),
+        excitations=jnp.asarray(excitations),
+        lengths=lengths,
+        velocities=-jnp.einsum("tk,tkm->tm", qd, arms),
+        moment_arms=arms,
+    )
+
+
+def person(model, **values):
+    """Parameters in which no two muscles or channels are alike."""
+    rng = np.random.default_rng(0)
+    given = {kind: rng.uniform(0.9, 1.1, len(entries(model, kind))) * value for kind, value in DEFAULTS.items()}
+    return make_params(model, {**given, **ARM.parameters, "emg_gain": [0.8, 0.9, 1.0, 0.7], **values})
+
+
+predict = jax.jit(predict_moments)
+
+
+# ---- gradients ----
+
+CONFIGURATIONS = [(t, a) for t in ("elastic", "rigid") for a in ("second_order", "first_order")]
+
+
+def special_excitations(length):
+    """Channels that rest exactly at 0, jump to exactly 1, and rest at what activation has settled to."""
+    e = np.zeros((length, 4))
+    e[:, 0] = np.where(np.arange(length) < length - 30, 0.0, np.where(np.arange(length) < length - 15, 1.0, 0.0))
+    e[:, 1] = np.where(np.arange(length) < length - 20, 1.0, 0.0)
+    e[:, 2] = 0.5
+    e[:, 3] = np.where(np.arange(length) < length - 10, 0.5, 1.0)
+    return e
+
+
+@pytest.fixture(scope="module", params=CONFIGURATIONS, ids="-".join)
+def gradient_case(request):
+    """Model, and compiled: reverse derivative and central differences of a weighted sum of moments, per unit change.
+
+    A unit change is a factor for all kinds but the shape factor, where it is added.
+    """
+    tendon, activation = request.param
+    model = arm(tendon=tendon, activation=activation)
+    params = person(model)
+    flat, unravel = ravel_pytree(params)
+    additive = ravel_pytree(
+        NmsParams(**{k: jnp.full(len(entries(model, k)), float(k == "shape_factor")) for k in PARAMETER_KINDS})
+    )[0]
+    weights = jnp.asarray(np.random.default_rng(1).standard_normal((STEPS, 2)))
+
+    def total(change, replay):
+        changed = unravel(jnp.where(additive > 0, flat + change, flat * (1 + change)))
+        return jnp.sum(weights * predict_moments(model, changed, replay).moments)
+
+    def differences(replay):
+        h = 1e-5
+        steps = jnp.concatenate([h * jnp.eye(len(flat)), -h * jnp.eye(len(flat))])
+        values = jax.vmap(total, (0, None))(steps, replay)
+        return (values[: len(flat)] - values[len(flat) :]) / (2 * h)
+
+    gradient = jax.jit(lambda replay: jax.grad(total)(jnp.zeros_like(flat), replay))
+    return model, unravel, gradient, jax.jit(differences)
+
+
+@pytest.mark.parametrize("excitations", ["smooth", "special"])
+def test_gradient_of_every_parameter_matches_central_differences(gradient_case, excitations):
+    model, unravel, gradient, differences = gradient_case
+    length = model.settings.history_length(DT) - 1 + STEPS
+    replay = replay_of(model, None if excitations == "smooth" else special_excitations(length))
+    ours, expected = vars(unravel(gradient(replay))), vars(unravel(differences(replay)))
+    for kind in PARAMETER_KINDS:
+        g, d = np.asarray(ours[kind]), np.asarray(expected[kind])
+        assert np.all(np.isfinite(g)), kind
+        if kind in unused_kinds(model):
+            np.testing.assert_array_equal(g, 0, err_msg=kind)
+            continue
+        assert np.abs(g).max() > 0, kind
+        # 1e-5 relative; entries that hardly matter, relative to the largest of their kind.
+        tolerance = 1e-5 * np.maximum(np.abs(d), 0.01 * np.abs(d).max())
+        np.testing.assert_array_less(np.abs(g - d), tolerance + 1e-9, err_msg=kind)
+
+
+# ---- the step and the prediction ----
+
+
+@pytest.fixture(scope="module", params=["elastic", "rigid"])
+def stepped(request):
+    """A prediction, and the same by ``neuromuscular_step`` from joint angles."""
+    model = arm(tendon=request.param)
+    params, replay = person(model), replay_of(arm(tendon=request.param))
+    q, qd = motion()
+    history = model.settings.history_length(DT)
+
+    @jax.jit
+    def run(params, replay, q, qd):
+        start = replay_initial_state(model, params, replay)
+        # The first step pushes the first sample; before it, the history ends one sample earlier.
+        before = jnp.concatenate([replay_history(replay)[1:], replay.excitations[:1]])
+        start = dataclasses.replace(start, excitation_history=before)
+
+        def body(state, sample):
+            return neuromuscular_step(model, params, state, *sample, replay.dt)
+
+        return jax.lax.scan(body, start, (replay.excitations[history - 1 :], q, qd))
+
+    return model, params, replay, predict(model, params, replay), run(params, replay, q, qd)
+
+
+def test_step_by_step_from_joint_angles_is_the_prediction(stepped):
+    _, _, _, expected, (_, out) = stepped
+    for field in dataclasses.fields(expected):
+        ours, theirs = getattr(out, field.name), getattr(expected, field.name)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-11, err_msg=field.name)
+    assert out.moments.shape == (STEPS, 2)
+
+
+def test_history_and_delay(stepped):
+    """The state holds the last samples, newest first, and the excitation is that of the delay read by hand."""
+    model, params, replay, expected, (state, out) = stepped
+    length = model.settings.history_length(DT)
+    np.testing.assert_array_equal(state.excitation_history, replay.excitations[-length:][::-1])
+    np.testing.assert_allclose(out.excitation, expected.excitation, rtol=0, atol=1e-12)
+    # Delays of a whole number of samples, by indexing.
+    whole = dataclasses.replace(params, electromechanical_delay=jnp.asarray([0.0, 0.03, 0.10, 0.15]))
+    got = np.asarray(predict(model, whole, replay).excitation)
+    channels = np.stack([replay.excitations[length - 1 - k :, i][:STEPS] for i, k in enumerate((0, 3, 10, 15))], -1)
+    driven = channels * np.asarray(params.emg_gain)
+    np.testing.assert_allclose(got, driven @ np.asarray(model.channel_weights).T, rtol=0, atol=1e-6)
+
+
+def test_moments_are_virtual_work(stepped):
+    """Power of the moments is minus that of the tendons: sum of moment * qd = - sum of force * velocity."""
+    _, _, replay, expected, _ = stepped
+    _, qd = motion()
+    joint = np.einsum("tk,tk->t", expected.moments, qd)
+    tendon = np.einsum("tm,tm->t", expected.tendon_force, replay.velocities)
+    np.testing.assert_allclose(joint, -tendon, rtol=1e-10, atol=1e-10)
+    # And the velocities are those of the lengths, by central differences in time.
+    rate = np.gradient(np.asarray(replay.lengths), DT, axis=0)[1:-1]
+    assert np.abs(rate - replay.velocities[1:-1]).max() < 0.02 * np.abs(rate).max()
+
+
+def test_rest_is_an_equilibrium():
+    """Constant channels in a constant pose: nothing moves from the first sample on."""
+    for tendon, activation in CONFIGURATIONS:
+        model = arm(tendon=tendon, activation=activation)
+        replay = replay_of(model)
+        still = dataclasses.replace(
+            replay,
+            excitations=jnp.full_like(replay.excitations, 0.4),
+            lengths=jnp.broadcast_to(replay.lengths[0], replay.lengths.shape),
+            velocities=jnp.zeros_like(replay.velocities),
+        )
+        out = predict(model, person(model), still)
+        assert np.abs(np.asarray(out.fiber_velocity)).max() < 1e-10
+        assert np.ptp(np.asarray(out.tendon_force), axis=0).max() < 1e-6
+        assert np.ptp(np.asarray(out.activation), axis=0).max() < 1e-14
+
+
+def test_twice_as_strong_is_twice_the_moment(stepped):
+    model, params, replay, expected, _ = stepped
+    strong = dataclasses.replace(params, max_isometric_force=2 * params.max_isometric_force)
+    out = predict(model, strong, replay)
+    np.testing.assert_allclose(out.moments, 2 * expected.moments, rtol=1e-12)
+    np.testing.assert_allclose(out.fiber_length, expected.fiber_length, rtol=1e-12)
+
+
+def test_passive_muscle():
+    model = arm()
+    assert model.passive_muscles == ("BRA",)
+    out = predict(model, person(model), replay_of(model))
+    i = model.muscles.index("BRA")
+    assert np.abs(out.activation[:, i]).max() == 0
+    assert all(np.asarray(out.activation)[:, k].max() > 0.1 for k in range(len(model.muscles)) if k != i)
+    # The mean of two channels, after their gains and delays.
+    tri, lat, med = (model.muscles.index(m) for m in ("TRIlong", "TRIlat", "TRImed"))
+    mean = 0.5 * (out.excitation[:, tri] + out.excitation[:, lat])
+    np.testing.assert_allclose(out.excitation[:, med], mean, rtol=1e-13)
+
+
+def test_batches_equal_loops(stepped):
+    model, params, replay, expected, _ = stepped
+    factors = jnp.asarray([0.9, 1.0, 1.1])
+    many = jax.tree.map(lambda leaf: factors[:, None] * leaf[None], params)
+    batch = jax.jit(jax.vmap(predict_moments, (None, 0, None)))(model, many, replay).moments
+    for i in range(3):
+        one = predict(model, jax.tree.map(lambda leaf, i=i: leaf[i], many), replay).moments
+        np.testing.assert_allclose(batch[i], one, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(batch[1], expected.moments, rtol=1e-9, atol=1e-9)
+    assert np.abs(np.asarray(batch[0] - batch[2])).max() > 0.1
+
+
+def test_compiled_equals_interpreted(stepped):
+    """One step under ``jax.disable_jit`` and compiled."""
+    model, params, replay, _, _ = stepped
+    state = replay_initial_state(model, params, replay)
+    arguments = (model, params, state, replay.excitations[-1])
+    kinematics = (replay.lengths[1], replay.velocities[1], replay.moment_arms[1])
+    compiled = jax.jit(replay_step)(*arguments, kinematics, DT)
+    with jax.disable_jit():
+        interpreted = replay_step(*arguments, kinematics, DT)
+    for ours, theirs in zip(jax.tree.leaves(compiled), jax.tree.leaves(interpreted), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+# ---- dtypes ----
+
+
+@pytest.mark.parametrize(("tendon", "activation"), CONFIGURATIONS)
+def test_float32_program_stays_float32(tendon, activation):
+    """No constant or table pulls a float32 program up: neither under x64 nor without it."""
+    model = arm(tendon=tendon, activation=activation)
+    exact = predict(model, person(model), replay_of(model))
+    arguments = (model, person(model), replay_of(model))
+    q, qd = (jnp.asarray(x[0], jnp.float32) for x in motion())
+    half = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), arguments)
+
+    def everything(model, params, replay, q, qd):
+        out = predict_moments(model, params, replay)
+        state = initial_state(model, params, replay_history(replay), replay.lengths[0], replay.dt)
+        return out, neuromuscular_step(model, params, state, replay.excitations[-1], q, qd, replay.dt)
+
+    program = str(jax.make_jaxpr(everything)(*half, q, qd))
+    strong = re.findall(r"f64\[[^\]]+\]", program)  # scalars are Python's weakly typed numbers
+    assert not strong, set(strong)
+    out, _ = jax.jit(everything)(*half, q, qd)
+    assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {np.dtype(np.float32)}
+    with jax.enable_x64(False):
+        single = jax.jit(predict_moments)(*jax.tree.map(lambda x: np.asarray(x, np.float32), arguments))
+        assert single.moments.dtype == np.float32
+        # Tables that stay in float64 outside do not leak either.
+        assert jax.jit(predict_moments)(arm(), *jax.tree.map(np.asarray, arguments[1:])).moments.dtype == np.float32
+    scale = np.abs(exact.moments).max()
+    for got in (out, single):
+        assert np.abs(np.asarray(got.moments) - np.asarray(exact.moments)).max() < 2e-4 * scale
+
+
+# ---- parameters and settings from outside ----
+
+
+def test_parameters_by_name_and_by_order():
+    model = arm()
+    by_name = {m: 0.1 + 0.01 * i for i, m in enumerate(model.muscles)}
+    shuffled = dict(reversed(by_name.items()))
+    params = make_params(model, {**ARM.parameters, "optimal_fiber_length": shuffled, "emg_gain": {"BIC": 2.0}})
+    np.testing.assert_array_equal(params.optimal_fiber_length, list(by_name.values()))
+    np.testing.assert_array_equal(params.emg_gain, [1.0, 1.0, 2.0, 1.0])
+    np.testing.assert_array_equal(params.fiber_damping, np.full(6, DEFAULTS["fiber_damping"]))
+    assert params.emg_gain.shape == (4,)
+    assert make_params(model, ARM.parameters, dtype=jnp.float32).fiber_damping.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"fibre_damping": 0.1}, r"'fibre_damping'; there are .*'fiber_damping'"),
+        ({"optimal_fiber_length": {"BICEPS": 0.1}}, r"optimal_fiber_length: no entry 'BICEPS'.*'BIClong'"),
+        ({"optimal_fiber_length": {"BRA": 0.1}}, r"optimal_fiber_length: missing .*'TRIlong'"),
+        ({"tendon_slack_length": [0.1, 0.1, 0.1, -0.05, 0.1, 0.1]}, r"tendon_slack_length of 'BIClong' is -0.05 m"),
+        ({"tendon_slack_length": [0.1, 0.0, 0.1, 0.1, 0.1, 0.1]}, r"tendon_slack_length of 'TRIlat' is 0 m"),
+        ({"max_isometric_force": [1, 2, 3, 4, np.nan, 6]}, r"max_isometric_force of 'BICshort' is nan N"),
+        ({"pennation_at_optimal": 12.0}, r"pennation_at_optimal of 'TRIlong' is 12 rad.*radians"),
+        ({"emg_gain": {"BIC": -1.0}}, r"emg_gain of 'BIC' is -1"),
+        ({"electromechanical_delay": {"BIC": 30.0}}, r"electromechanical_delay of 'BIC' is 30 s"),
+        ({"emg_gain": [1.0, 1.0]}, r"emg_gain has shape \(2,\); expected \(4,\)"),
+        ({"max_isometric_force": None}, r"max_isometric_force is required"),
+    ],
+)
+def test_bad_parameters_are_named(values, message):
+    with pytest.raises(InputError, match=message):
+        make_params(arm(), {**ARM.parameters, **values})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tendon": "stiff"}, "tendon is 'stiff'.*'rigid', 'elastic'"),
+        ({"integrator": "rk4"}, "integrator is 'rk4'"),
+        ({"activation": "third_order"}, "activation is 'third_order'"),
+        ({"newton_iterations": 0}, "newton_iterations is 0"),
+        ({"max_delay": 0.0}, "max_delay is 0.0 s"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(InputError, match=message):
+        Settings(**settings)
+
+
+def test_no_such_kind():
+    with pytest.raises(InputError, match="no parameter 'strength'"):
+        entries(arm(), "strength")
+
+
+def test_joint_angles_need_paths():
+    model = dataclasses.replace(arm(), paths=None)
+    params, replay = person(arm()), replay_of(arm())
+    state = replay_initial_state(model, params, replay)
+    with pytest.raises(InputError, match="no muscle paths"):
+        neuromuscular_step(model, params, state, replay.excitations[-1], jnp.zeros(2), jnp.zeros(2), DT)
+
+
+def test_longest_delay_fits_the_history():
+    """``max_delay`` itself can be read, at steps that divide it and steps that do not."""
+    for dt in (0.001, 0.004, 0.005, 0.01, 0.02, 0.15, 0.4):
+        model = arm(max_delay=0.15)
+        length = model.settings.history_length(dt)
+        ramp = -dt * jnp.arange(length)[:, None] + jnp.zeros((1, 4)) + 10.0
+        params = person(model, electromechanical_delay=0.15, emg_gain=0.05)
+        lengths = replay_of(model, steps=5).lengths[0]
+        state = initial_state(model, params, ramp, lengths, dt)
+        expected = 0.05 * (10.0 - 0.15) * np.asarray(model.channel_weights).sum(axis=1)
+        np.testing.assert_allclose(state.filtered, expected, rtol=0, atol=1e-9)
