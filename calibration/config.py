@@ -22,7 +22,7 @@ import numpy as np
 from calibration.fit import SOLVERS
 from calibration.problem import DEFAULT_FREE, DEFAULT_KINDS, Free, Penalties, Problem
 from nms_gym._assets import asset_path
-from nms_gym.errors import InputError, listed
+from nms_gym.errors import InputError, listed, near
 from nms_gym.excitation.channels import ChannelMap
 from nms_gym.excitation.emg import process_emg, remove_baseline
 from nms_gym.model import PARAMETER_KINDS, NmsModel, NmsParams, Settings, make_params
@@ -31,7 +31,7 @@ from nms_gym.muscle.geometry import PolynomialPaths
 from nms_gym.recording.arrays import read_arrays
 from nms_gym.recording.muscle_analysis import read_muscle_analysis
 from nms_gym.recording.osim import read_osim
-from nms_gym.recording.storage import Table, near, read_coordinates, read_labels, read_moments, read_table
+from nms_gym.recording.storage import Table, read_coordinates, read_labels, read_moments, read_table
 from nms_gym.recording.trial import Trial, load_trial, make_trial
 from nms_gym.replay import Segment, make_segment
 

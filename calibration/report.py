@@ -21,10 +21,19 @@ from typing import Any
 import numpy as np
 
 from calibration.fit import CalibrationResult
-from calibration.report_evidence import Evidence, Fitted, collect, metrics_rows
+from calibration.report_evidence import Evidence, Fitted, collect
 from calibration.report_figures import Picture, draw
-from calibration.report_names import KIND_NAMES, KIND_UNITS, joint_name, number, percent, plural, significant
-from calibration.report_verdict import FAR_SDS, FIBER_RANGE, MAX_TENDON_STRAIN, judge, next_steps, undriven_shares
+from calibration.report_names import KIND_NAMES, KIND_UNITS, joint_name, number, percent, plural, share, significant
+from calibration.report_verdict import (
+    FAIR_R2,
+    FAR_SDS,
+    FIBER_RANGE,
+    GOOD_R2,
+    MAX_TENDON_STRAIN,
+    judge,
+    next_steps,
+    undriven_shares,
+)
 from nms_gym.errors import InputError
 from nms_gym.model import CHANNEL_PARAMETERS, PARAMETER_KINDS
 from nms_gym.recording.storage import atomic_path
@@ -50,9 +59,10 @@ def write_report(
         folder: of the report; files of an earlier one are replaced.
         subject: judged with its own ``params``, against its ``start``.
         train: windows the fit has seen; may be empty, for a subject tried on other recordings.
-        held_out: windows it has not seen, by the name of their set. Windows without measured moments are drawn, not scored.
-        result: of the fit; adds the solver's status, convergence, and bounds and priors. Without it, bounds and priors are
-            the subject's own, taken as values in each kind's unit.
+        held_out: windows it has not seen, by the name of their set. Windows without measured moments are drawn, not
+            scored.
+        result: of the fit; adds the solver's status, convergence, and bounds and priors. Without it, bounds and priors
+            are the subject's own, taken as values in each kind's unit.
         notes: sentences to show in the provenance.
 
     Returns:
@@ -128,6 +138,7 @@ def _page(evidence: Evidence, pictures: Mapping[str, Sequence[Picture]], notes: 
         findings=findings,
         steps=next_steps(evidence, findings),
         held_out=bool(evidence.held_out),
+        several_sets=len({s.windows.label for s in evidence.held_out}) > 1,
         calibrated=evidence.calibrated,
         facts=_facts(evidence),
         cards=_cards(evidence),
@@ -184,7 +195,10 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
         ends = result.status.value
         facts += [
             ("Solver", f"{_words(result.solver)}, {plural(len(result.costs), 'start')}: {ends}"),
-            ("Cost", f"{result.start_cost:.4g} before, {result.cost:.4g} after {plural(result.iterations, 'iteration')}"),
+            (
+                "Cost",
+                f"{result.start_cost:.4g} before, {result.cost:.4g} after {plural(result.iterations, 'iteration')}",
+            ),
             ("Time", f"{result.run_seconds:.1f} s to solve, {result.compile_seconds:.1f} s to compile"),
         ]
     elif "status" in evidence.subject.calibration:
@@ -240,8 +254,6 @@ def _cards(evidence: Evidence) -> list[dict[str, str]]:
 
 
 def _tone(r2: float) -> str:
-    from calibration.report_verdict import FAIR_R2, GOOD_R2
-
     return "good" if r2 >= GOOD_R2 else "caution" if r2 >= FAIR_R2 else "bad"
 
 
@@ -307,7 +319,7 @@ def _muscle_table(evidence: Evidence) -> list[dict[str, Any]]:
                 "median": number(float(np.median(length[:, i]))),
                 "high": number(length[:, i].max()),
                 "outside": bool((length[:, i] < low).any() or (length[:, i] > high).any()),
-                "share": percent(float(((length[:, i] < low) | (length[:, i] > high)).mean())),
+                "share": share(float(((length[:, i] < low) | (length[:, i] > high)).mean())),
                 "strain": number(100 * strain[:, i].max(), 1) if model.settings.tendon == "elastic" else "–",
                 "overstrained": bool(strain[:, i].max() > MAX_TENDON_STRAIN),
                 "excitation": number(excitation[:, i].max()),
@@ -347,7 +359,7 @@ def _fitted_row(f: Fitted) -> dict[str, Any]:
         "unit": KIND_UNITS.get(f.kind, ""),
         "start": spread(f.start),
         "value": spread(f.value),
-        "change": place(f.position) if f.relative else signed(f.position - f.origin),
+        "change": place(f.position) if f.relative else _signed(f.position - f.origin),
         "bounds": f"{place(f.low)} to {place(f.high)}",
         "prior": "–" if f.prior is None else f"{place(f.prior[0])} to {place(f.prior[1])}",
         "sds": number(f.sds, 1) if f.sds is not None else "–",
@@ -356,7 +368,7 @@ def _fitted_row(f: Fitted) -> dict[str, Any]:
     }
 
 
-def signed(value: float) -> str:
+def _signed(value: float) -> str:
     """A shift with its sign."""
     return ("+" if value >= 0 else "") + significant(value, 3)
 

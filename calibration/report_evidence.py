@@ -101,7 +101,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Fitted:
-    """One free value and what it did; positions are ratios to the start (relative kinds) or values in the kind's unit."""
+    """One free value; positions are ratios to the start (relative kinds) or values in the kind's unit."""
 
     kind: str
     label: str
@@ -234,28 +234,13 @@ def collect(
     )
 
 
-def metrics_rows(evidence: Evidence) -> list[dict[str, Any]]:
-    """Flat rows, in the form of ``validation.tabulate``."""
-    rows = []
-    for s in evidence.scores:
-        labels = {"split": s.windows.split, "segment": s.windows.label}
-        if s.before is not None:
-            rows.append(s.before.row(set="uncalibrated", **labels))
-        rows.append(s.after.row(set="calibrated" if evidence.calibrated else "uncalibrated", **labels))
-    return rows
-
-
-def _double(params: NmsParams) -> NmsParams:
-    return jax.tree.map(lambda x: np.asarray(x, np.float64), params)
-
-
 def _start(subject: Subject, result: CalibrationResult | None) -> NmsParams | None:
     """Parameters before calibration; where nobody kept them, the solver's move is undone."""
     if subject.start is not None or result is None:
-        return None if subject.start is None else _double(subject.start)
+        return subject.start
     layout = result.layout
     move = np.append(result.z * layout.sd, 0.0)
-    leaves = {kind: np.asarray(getattr(result.params, kind), np.float64) for kind in PARAMETER_KINDS}
+    leaves: dict[str, Any] = {kind: np.asarray(getattr(result.params, kind), np.float64) for kind in PARAMETER_KINDS}
     for kind, rows in layout.index.items():
         leaves[kind] = leaves[kind] / np.exp(move[rows]) if layout.relative[kind] else leaves[kind] - move[rows]
     return NmsParams(**leaves)
@@ -270,7 +255,7 @@ def _run(subject: Subject, start: NmsParams | None, segment: Segment) -> Run:
         )
 
     def predicted(params: NmsParams) -> NmsOutput:
-        out = predict_segment(subject.model, _double(params), segment)
+        out = predict_segment(subject.model, params, segment)
         return jax.tree.map(lambda x: x[segment.scored], out)
 
     return Run(

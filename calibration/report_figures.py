@@ -1,4 +1,4 @@
-"""Figures of a report as PNG bytes. Matplotlib is imported only when one is drawn, and its global state stays as it was."""
+"""Figures of a report as PNG bytes. Matplotlib is imported when one is drawn, and its global state stays as it was."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,8 @@ MAX_SERIES_SECONDS = 20.0
 
 # Colour-blind safe (Okabe & Ito); uncalibrated is also dashed, so that print in grey can be read.
 MEASURED, BEFORE, AFTER = "#1a1a1a", "#8a929b", "#0072b2"
+HELD_OUT = "#7a4b00"
+SET_STYLES = [(0, (4, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (2, 2))]
 EXCITATION, FLAG, BAND, GRID = "#e69f00", "#d55e00", "#dfe7ee", "#e6e9ec"
 
 STYLE: dict[str, Any] = {
@@ -73,8 +75,9 @@ def _drawing() -> Iterator[None]:
     import matplotlib
 
     with matplotlib.rc_context():
-        matplotlib.rcParams.update({k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"})
-        matplotlib.rcParams.update(STYLE)
+        matplotlib.rcdefaults()
+        for name, value in STYLE.items():
+            matplotlib.rcParams[name] = value  # type: ignore[index]
         yield
 
 
@@ -104,8 +107,14 @@ def _figure(height: float, width: float = WIDTH, constrained: bool = True) -> Fi
 
 
 def _png(figure: Figure) -> bytes:
+    from PIL import Image
+
+    canvas = figure.canvas
+    canvas.draw()
+    pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[attr-defined]
+    # A few hues and their blends with white: a palette of 256 holds them, in a third of the bytes.
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    pixels.quantize(256, dither=Image.Dither.NONE).save(stream, format="png", optimize=True, dpi=(DPI, DPI))
     return stream.getvalue()
 
 
@@ -115,10 +124,10 @@ def _text(name: str, width: int = 40) -> str:
     return name.replace("$", r"\$")
 
 
-def _few_ticks(ax: Axes, x: int = 4, y: int = 4) -> None:
+def _few_ticks(ax: Axes, x: int = 4, y: int = 4, prune: Literal["both"] | None = None) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    ax.xaxis.set_major_locator(MaxNLocator(x))
+    ax.xaxis.set_major_locator(MaxNLocator(x, prune=prune))
     ax.yaxis.set_major_locator(MaxNLocator(y))
 
 
@@ -154,9 +163,7 @@ def _moment_legend(figure: Figure, evidence: Evidence, measured: bool, band: boo
         Line2D([], [], color=AFTER, label="calibrated" if evidence.calibrated else "predicted (not calibrated)")
     )
     title = "mean ± 1 SD" if band else None
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=4 if title is None else 4, title=title, title_fontsize=8.5
-    )
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, title=title, title_fontsize=8.5)
 
 
 def _set_title(windows: WindowSet, width: int = 40) -> str:
@@ -177,7 +184,8 @@ def _shown_sets(evidence: Evidence) -> tuple[list[WindowSet], str]:
 
 
 def _mean_moments(evidence: Evidence) -> list[Picture]:
-    sets = [s for s in _shown_sets(evidence)[0] if s.alike]
+    shown, left = _shown_sets(evidence)
+    sets = [s for s in shown if s.alike]
     if not sets:
         return []
     joints = evidence.coordinates
@@ -217,7 +225,8 @@ def _mean_moments(evidence: Evidence) -> list[Picture]:
             "moments_mean",
             "Moments over the window, averaged",
             "Every window stretched to 0–100 % of its duration; line: mean, band: ± 1 SD over the windows of the set. "
-            "Numbers: R² of the calibrated model over all samples of the set. Moments are positive along the coordinate.",
+            f"Numbers: R² of the {'calibrated' if evidence.calibrated else 'predicted'} moments over all samples of the "
+            f"set. Moments are positive along the coordinate.{left}",
             _png(figure),
         )
     ]
@@ -253,6 +262,7 @@ def _corner_r2(ax: Axes, evidence: Evidence, windows: WindowSet, coordinate: str
 
 def _moment_series(evidence: Evidence) -> list[Picture]:
     sets, left = _shown_sets(evidence)
+    held_out_first = int(evidence.sets[0].held_out)
     pictures = []
     for i, windows in enumerate(sets):
         runs = _chosen(windows.runs, MAX_WINDOWS)
@@ -260,7 +270,9 @@ def _moment_series(evidence: Evidence) -> list[Picture]:
         figure = _figure(0.75 + 1.75 * len(joints))
         axes = figure.subplots(len(joints), len(runs), squeeze=False, sharey="row", sharex="col")
         for column, run in enumerate(runs):
-            axes[0, column].set_title(_text(run.name, max(14, 90 // len(runs))), fontsize=8, color=_set_color(windows))
+            axes[0, column].set_title(
+                _text(run.name, max(22, 90 // len(runs))), fontsize=7.5, color=_set_color(windows)
+            )
             for row, c in enumerate(joints):
                 ax = axes[row, column]
                 if c not in run.coordinates:
@@ -279,7 +291,7 @@ def _moment_series(evidence: Evidence) -> list[Picture]:
                     )
                 ax.plot(run.time, np.asarray(run.after.moments)[:, k], color=AFTER)
                 ax.axhline(0, color="#b5bcc4", linewidth=0.7, zorder=1)
-                _few_ticks(ax, x=4 if len(runs) > 2 else 10)
+                _few_ticks(ax, x=4 if len(runs) > 2 else 10, prune="both" if len(runs) > 1 else None)
                 ax.set_xlim(run.time[0], run.time[-1])
         for row, c in enumerate(joints):
             axes[row, 0].set_ylabel(f"{_text(joint_name(c), 24)}\nmoment (N·m)")
@@ -291,7 +303,7 @@ def _moment_series(evidence: Evidence) -> list[Picture]:
             note += f" {len(runs)} of {len(windows.runs)} windows drawn, evenly spread; metrics use all."
         pictures.append(
             Picture(
-                f"moments_{'training' if not windows.held_out else f'held_out_{i if not evidence.sets[0].held_out else i + 1}'}",
+                f"moments_held_out_{i + held_out_first}" if windows.held_out else "moments_training",
                 f"Moments over time: {'held-out set “' + windows.label + '”' if windows.held_out else windows.label}",
                 f"Time of the recording; the lead-in is not drawn.{note}{left if i == len(sets) - 1 else ''}",
                 _png(figure),
@@ -328,6 +340,8 @@ def _excitations(evidence: Evidence) -> list[Picture]:
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     first = windows.runs[len(windows.runs) // 2]
     tints = {label: ("#ffffff", "#f4f7fa")[n % 2] for n, label in enumerate(dict.fromkeys(x for _, x in muscles))}
+    # Same muscle, other recordings: where these differ, the EMG does, and no parameter can help.
+    held_out = [s for s in evidence.sets[1:MAX_SETS] if s.alike] if windows.alike else []
     small = 8.0 if columns == 4 else 7.0
     for ax, (i, label) in zip(axes.flat, muscles, strict=False):
         ax.set_facecolor(tints[label])
@@ -340,9 +354,13 @@ def _excitations(evidence: Evidence) -> list[Picture]:
             else:
                 shown = first.time <= first.time[0] + MAX_SERIES_SECONDS
                 ax.plot(first.time[shown], np.asarray(getattr(first.after, name))[shown, i], color=color, linewidth=1.2)
-        ax.set_title(_text(evidence.model.muscles[i], 22), fontsize=small + 0.5, fontweight="bold", loc="left", pad=11)
+        for other, style in zip(held_out, SET_STYLES, strict=False):
+            curves = [_normalised(r.time, np.asarray(r.after.excitation)[:, i : i + 1])[:, 0] for r in other.runs]
+            x = np.linspace(0, 100, POINTS)
+            ax.plot(x, np.mean(curves, axis=0), color=HELD_OUT, linewidth=1.0, linestyle=style)
+        ax.set_title(_text(evidence.model.muscles[i], 22), fontsize=small + 0.5, fontweight="bold", loc="left", pad=13)
         ax.text(
-            0, 1.02, f"EMG {_text(label, 30)}", transform=ax.transAxes, fontsize=small - 1, color="#6a727b", va="bottom"
+            0, 1.05, f"EMG {_text(label, 30)}", transform=ax.transAxes, fontsize=small - 1, color="#6a727b", va="bottom"
         )
         ax.set_ylim(0, 1)
         ax.set_yticks([0, 0.5, 1])
@@ -358,20 +376,19 @@ def _excitations(evidence: Evidence) -> list[Picture]:
     figure.supylabel("fraction of maximum (0–1)", fontsize=9)
     from matplotlib.lines import Line2D
 
-    figure.legend(
-        handles=[
-            Line2D([], [], color=EXCITATION, label="excitation (after gain and delay)"),
-            Line2D([], [], color=AFTER, label="activation"),
-        ],
-        loc="outside upper center",
-        ncols=2,
-    )
-    which = f"“{windows.label}”" if windows.held_out else windows.label
-    what = (
-        f"Mean ± 1 SD over the {plural(len(windows.runs), 'window')} of {which}, each stretched to 0–100 %."
-        if windows.alike
-        else f"Window {first.name} of {which}{', its first 20 s' if first.duration > MAX_SERIES_SECONDS else ''}."
-    )
+    handles = [
+        Line2D([], [], color=EXCITATION, label="excitation (after gain and delay)"),
+        Line2D([], [], color=AFTER, label="activation"),
+    ]
+    for other, style in zip(held_out, SET_STYLES, strict=False):
+        label = f"mean excitation held out: {_text(other.label, 22)}"
+        handles.append(Line2D([], [], color=HELD_OUT, linewidth=1.0, linestyle=style, label=label))
+    figure.legend(handles=handles, loc="outside upper center", ncols=4 if len(handles) < 5 else 3)
+    of = f"the windows of “{windows.label}”" if windows.held_out else "the training windows"
+    if windows.alike:
+        what = f"Mean ± 1 SD over {of} ({len(windows.runs)}), each stretched to 0–100 %."
+    else:
+        what = f"{first.name}, one of {of}{'; its first 20 s' if first.duration > MAX_SERIES_SECONDS else ''}."
     return [
         Picture(
             "excitations",
@@ -493,7 +510,7 @@ def _parameters(evidence: Evidence) -> list[Picture]:
         column = int(np.argmin(heights))
         places.append((kind, column, heights[column]))
         heights[column] += HEAD + ROW * len(rows) + FOOT
-    legend = 0.45
+    legend = 0.3
     total = legend + max(heights)
     figure = _figure(total, constrained=False)
     width = WIDTH / COLUMNS
@@ -504,14 +521,14 @@ def _parameters(evidence: Evidence) -> list[Picture]:
         ax = figure.add_axes((left / WIDTH, bottom / total, (width - LABELS - 0.2) / WIDTH, height / total))
         _forest(ax, kind, rows)
     _forest_legend(figure, evidence)
-    fixed = len(evidence.start is not None and [k for k in KIND_NAMES if k not in panels] or [])
+    fixed = sum(kind not in panels for kind in KIND_NAMES)
     return [
         Picture(
             "parameters",
             "Fitted parameters against bounds and prior",
             "Light bar: allowed range; dark bar: prior ± 1 sd around the start (vertical line); dot: calibrated value, "
             "orange at a bound; small circles: where the other starts of the solver ended (far apart: the data do not "
-            f"pin the value down). Ratios are on a logarithmic axis. {plural(fixed, 'kind')} of parameter not fitted.",
+            f"pin the value down). Ratios are on a logarithmic axis. Not fitted: {plural(fixed, 'kind')} of parameter.",
             _png(figure),
         )
     ]
@@ -602,13 +619,13 @@ def _forest_legend(figure: Figure, evidence: Evidence) -> None:
 
 def _convergence(evidence: Evidence) -> list[Picture]:
     result = evidence.result
-    if result is None or not np.isfinite(result.history).any():
+    if result is None or not np.isfinite(result.history).any() or not np.isfinite(result.costs).any():
         return []
     from matplotlib.ticker import MaxNLocator
 
     history = np.where(np.isfinite(result.history), result.history, np.nan)
     costs = np.asarray(result.costs, float)
-    winner = int(np.nanargmin(np.where(np.isfinite(costs), costs, np.nan)))
+    winner = int(np.argmin(np.where(np.isfinite(costs), costs, np.inf)))
     figure = _figure(2.9)
     left, right = figure.subplots(1, 2, width_ratios=[2, 1])
     for i in range(history.shape[1]):
@@ -628,18 +645,21 @@ def _convergence(evidence: Evidence) -> list[Picture]:
     right.set_xlabel("start, ranked")
     right.set_ylabel("final cost")
     finite = ranked[np.isfinite(ranked)]
-    # A scale of at least 10 %, so that starts which agree look as if they agree.
-    top = max(finite.max(), 1.1 * finite.min())
-    right.set_ylim(finite.min() - 0.05 * (top - finite.min()) - 1e-12, top + 0.05 * (top - finite.min()) + 1e-12)
-    right.ticklabel_format(axis="y", useOffset=False)
+    if finite.min() > 0 and finite.max() > 10 * finite.min():
+        right.set_yscale("log")
+    else:
+        # A scale of at least 10 %, so that starts which agree look as if they agree.
+        top = max(finite.max(), 1.1 * finite.min(), finite.min() + 1e-9)
+        right.set_ylim(finite.min() - 0.05 * (top - finite.min()), top + 0.05 * (top - finite.min()))
+        right.ticklabel_format(axis="y", useOffset=False)
     left.set_title("Every start; the chosen one in blue", loc="left")
     right.set_title("Where they ended", loc="left")
     return [
         Picture(
             "convergence",
             "Cost by iteration and start",
-            "The cost is half a sum of squares in standard deviations: moment errors, fibers and tendons out of range, and "
-            "distance from the prior. The first start is the uncalibrated person, the others are drawn from the prior.",
+            "The cost is half a sum of squares in standard deviations: moment errors, fibers and tendons out of range, "
+            "and distance from the prior. The first start is the uncalibrated person, the others are drawn from the prior.",
             _png(figure),
         )
     ]

@@ -75,6 +75,11 @@ def percent(value: float | None, digits: int = 0) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{number(100 * value, digits)} %"
 
 
+def share(value: float) -> str:
+    """A share of time or samples in percent; one that is not zero never reads as zero."""
+    return "< 1 %" if 0 < value < 0.01 else percent(value)
+
+
 def some(names: Sequence[str], limit: int = 8) -> str:
     """Names in a sentence, cut after ``limit``."""
     text = ", ".join(names[:limit])

@@ -13,7 +13,7 @@ import numpy as np
 
 from calibration.fit import Status
 from calibration.report_evidence import Evidence, Score
-from calibration.report_names import KIND_NAMES, joint_name, number, percent, plural, some
+from calibration.report_names import KIND_NAMES, joint_name, number, percent, plural, share, some
 
 GOOD_R2, FAIR_R2 = 0.8, 0.6
 OVERFIT_GAP = 0.1
@@ -27,6 +27,7 @@ SIZE_RANGE = (0.75, 1.33)
 SIZE_R = 0.85
 SATURATED, SATURATED_SHARE = 0.97, 0.05
 SILENT = 0.02
+LEVEL_RATIO, LEVEL_DIFFERENCE = 2.0, 0.05
 UNDRIVEN_SHARE = 0.25
 LEAKED_SHARE = 0.02
 UNSOLVED = 1e-6
@@ -59,10 +60,10 @@ def judge(evidence: Evidence) -> tuple[Verdict, tuple[Finding, ...]]:
     findings = [
         *_solver(evidence),
         *_validation(evidence),
+        *_excitations(evidence),
         *_agreement(evidence),
         *_parameters(evidence),
         *_muscles(evidence),
-        *_excitations(evidence),
     ]
     findings.sort(key=lambda f: LEVELS.index(f.level))
     return _verdict(evidence, findings), tuple(findings)
@@ -93,6 +94,12 @@ def _verdict(evidence: Evidence, findings: list[Finding]) -> Verdict:
     result = evidence.result
     if result is not None and result.status is Status.NOT_FINITE:
         return Verdict("bad", "The calibration failed.", f"{_sentence(result.status.value)} Nothing below can be used.")
+    if not evidence.scores:
+        return Verdict(
+            "bad",
+            "Not validated: nothing to compare with.",
+            "No held-out data exist, nor any other window with measured moments. The predictions below are only that.",
+        )
     if not held_out:
         trained = [
             f"{joint_name(c)} {number(s.after.r2)}"
@@ -118,7 +125,7 @@ def _verdict(evidence: Evidence, findings: list[Finding]) -> Verdict:
         parts.append(f"{joint_name(s.coordinate)} R² {number(s.after.r2)} (RMSE {number(s.after.rmse, 1)} N·m{before})")
     several = len(dict.fromkeys(s.windows.label for s in held_out)) > 1
     text = (
-        f"On data that the fit never saw{', in the worst of its held-out sets' if several else ''}: {'; '.join(parts)}. "
+        f"On data that the fit never saw{', in the worst held-out set' if several else ''}: {'; '.join(parts)}. "
         f"{_gap_sentence(evidence)}"
     )
     if not evidence.calibrated:
@@ -133,7 +140,9 @@ def _verdict(evidence: Evidence, findings: list[Finding]) -> Verdict:
         tone, headline = "bad", "Predicts unseen data poorly."
     if problems:
         tone = "bad" if tone == "bad" else "caution"
-        text += f" {plural(problems, 'problem')} and the other findings are listed below."
+        text += (
+            f" {plural(problems, 'problem')} {'is' if problems == 1 else 'are'} listed first among the findings below."
+        )
         if lowest >= FAIR_R2:
             headline = headline.rstrip(".") + f", with {plural(problems, 'problem')}."
     elif any(f.level == "caution" for f in findings):
@@ -149,7 +158,8 @@ def _gap_sentence(evidence: Evidence) -> str:
     gap = train.after.r2 - held.after.r2
     if not gap > 0:
         return "No joint is predicted worse there than on the training windows."
-    return f"The largest drop from the training windows is {_where(held)}: R² {number(train.after.r2)} to {number(held.after.r2)}."
+    drop = f"R² {number(train.after.r2)} to {number(held.after.r2)}"
+    return f"The largest drop from the training windows is {_where(held)}: {drop}."
 
 
 def _sentence(text: str) -> str:
@@ -172,7 +182,8 @@ def _solver(evidence: Evidence) -> list[Finding]:
             Finding(
                 "caution",
                 f"The solver did not converge: {result.status.value}.",
-                "Run the calibration again with a higher iteration limit, or check in section 7 that the cost has levelled off.",
+                "Run the calibration again with a higher iteration limit, or check in section 7 that the cost has "
+                "levelled off.",
             )
         )
     costs = result.costs[np.isfinite(result.costs)]
@@ -209,8 +220,9 @@ def _validation(evidence: Evidence) -> list[Finding]:
         found.append(
             Finding(
                 "problem",
-                "No held-out data exist.",
-                "Keep some windows, better a whole trial at another speed or on another day, out of the fit and report on them.",
+                "No held-out data with measured moments exist.",
+                "Keep some windows, better a whole trial at another speed or on another day, out of the fit, and report "
+                "on them.",
             )
         )
     for windows in evidence.sets:
@@ -237,16 +249,17 @@ def _validation(evidence: Evidence) -> list[Finding]:
             Finding(
                 "problem",
                 f"Calibration made held-out predictions worse (R² uncalibrated → calibrated): {some(worse)}.",
-                "Where calibration made things worse, compare that recording with the training one first (EMG amplitude, "
-                "electrode placement, sign and filter of the moments); then fit fewer parameters or tighten the priors.",
+                "Where calibration made things worse, compare that recording with the training one first (EMG "
+                "amplitude, electrode placement, sign and filter of the moments); then fit fewer parameters or tighten "
+                "the priors.",
             )
         )
     if overfit:
         found.append(
             Finding(
                 "problem",
-                f"Held-out R² is lower than training R² by more than {OVERFIT_GAP:g}, a sign of overfitting or of recordings "
-                f"that differ: {some(overfit)}.",
+                f"Held-out R² is lower than training R² by more than {OVERFIT_GAP:g}, a sign of overfitting or of "
+                f"recordings that differ: {some(overfit)}.",
                 "Train on more varied windows (several speeds or tasks), free fewer parameters, or tighten the priors.",
             )
         )
@@ -286,7 +299,8 @@ def _agreement(evidence: Evidence) -> list[Finding]:
             Finding(
                 "caution",
                 f"Shifting the prediction in time would improve it: {some(late)}.",
-                "For a time shift, check the synchronisation of EMG and motion, and free the delay and the activation filter.",
+                "For a time shift, check the synchronisation of EMG and motion, and free the delay and the activation "
+                "filter.",
             )
         )
     return found
@@ -300,20 +314,22 @@ def _parameters(evidence: Evidence) -> list[Finding]:
             Finding(
                 "caution",
                 f"{len(bound)} of {len(evidence.fitted)} fitted values ended at a bound: "
-                f"{some([f'{KIND_NAMES[f.kind]} of {f.label}' for f in bound])}.",
-                "At a bound the data ask for more than was allowed. Check the muscle set, the channel map and the start values "
-                "of those muscles before widening a bound.",
+                f"{some([f'{KIND_NAMES[f.kind]} ({f.label})' for f in bound])}.",
+                "At a bound the data ask for more than was allowed. Check the muscle set, the channel map and the "
+                "start values of those muscles before widening a bound.",
             )
         )
     far = [f for f in evidence.fitted if f.sds is not None and abs(f.sds) > FAR_SDS and not f.at_bound]
     if far:
         far.sort(key=lambda f: -abs(f.sds or 0.0))
-        listing = [f"{KIND_NAMES[f.kind]} of {f.label} ({number(f.sds, 1)} sd)" for f in far]
+        listing = [f"{KIND_NAMES[f.kind]} ({f.label}, {number(f.sds, 1)} sd)" for f in far]
         found.append(
             Finding(
                 "caution",
-                f"{plural(len(far), 'fitted value')} moved more than {FAR_SDS:g} prior standard deviations: {some(listing, 5)}.",
-                "Ask of every value that moved far whether it is plausible for this person, or makes up for something missing.",
+                f"{plural(len(far), 'fitted value')} moved more than {FAR_SDS:g} prior standard deviations: "
+                f"{some(listing, 5)}.",
+                "Ask of every value that moved far whether it is plausible for this person, or makes up for something "
+                "missing.",
             )
         )
     return found
@@ -327,7 +343,7 @@ def _muscles(evidence: Evidence) -> list[Finding]:
     low, high = FIBER_RANGE
     outside = ((length < low) | (length > high)).mean(axis=0)
     listing = [
-        f"{m} ({number(length[:, i].min())}–{number(length[:, i].max())}, {percent(outside[i])} of the time"
+        f"{m} ({number(length[:, i].min())}–{number(length[:, i].max())}, {share(outside[i])} of the time"
         f"{', passive' if m in passive else ''})"
         for i, m in enumerate(muscles)
         if outside[i] > 0
@@ -336,7 +352,8 @@ def _muscles(evidence: Evidence) -> list[Finding]:
         found.append(
             Finding(
                 "caution",
-                f"Fibers of {plural(len(listing), 'muscle')} leave the working range {low:g}–{high:g}: {some(listing, 6)}.",
+                f"Fibers of {plural(len(listing), 'muscle')} leave the working range {low:g}–{high:g}: "
+                f"{some(listing, 6)}.",
                 "For fibers outside their range, check the musculotendon lengths and start values of optimal fiber and "
                 "tendon slack length of those muscles, or let these be fitted.",
             )
@@ -379,7 +396,7 @@ def _excitations(evidence: Evidence) -> list[Finding]:
             Finding(
                 "caution",
                 f"Excitation is at its ceiling more than {percent(SATURATED_SHARE)} of the time in: {some(full)}.",
-                "For saturated excitations, check the EMG normalisation; a gain above 1 means that the reference was not maximal.",
+                "For saturated excitations, check the EMG normalisation: was the reference contraction maximal?",
             )
         )
     if silent:
@@ -390,16 +407,44 @@ def _excitations(evidence: Evidence) -> list[Finding]:
                 "For silent muscles, check the channel map and the electrodes.",
             )
         )
-    for c, share in undriven_shares(evidence).items():
-        if share > UNDRIVEN_SHARE:
-            found.append(
-                Finding(
-                    "caution",
-                    f"{joint_name(c)}: muscles without a channel hold {percent(share)} of the strength "
-                    "(maximum isometric force × mean moment arm); here they act passively.",
-                    "Where much strength has no channel, map more muscles to channels of their neighbours or synergists.",
-                )
+    differing = _differing_levels(evidence, driven)
+    if differing:
+        found.append(
+            Finding(
+                "caution",
+                f"Mean excitation in a held-out set is more than {LEVEL_RATIO:g} times higher or lower than in "
+                f"training (training → held-out): {some(differing, 6)}.",
+                "Where excitation levels differ between recordings, look for a noise floor or lost contact in the raw "
+                "EMG, and normalise all recordings to one reference, unless the task explains the difference.",
             )
+        )
+    undriven = [
+        f"{joint_name(c)} {percent(part)}" for c, part in undriven_shares(evidence).items() if part > UNDRIVEN_SHARE
+    ]
+    if undriven:
+        found.append(
+            Finding(
+                "caution",
+                "Muscles without a channel, which act passively here, hold much of the strength (maximum isometric force × "
+                f"mean moment arm): {some(undriven)}.",
+                "Where much strength has no channel, map more muscles to channels of their neighbours or synergists.",
+            )
+        )
+    return found
+
+
+def _differing_levels(evidence: Evidence, driven: list[int]) -> list[str]:
+    """Muscles whose EMG is on another level than in training."""
+    means = [np.concatenate([np.asarray(r.after.excitation) for r in s.runs]).mean(axis=0) for s in evidence.sets]
+    if evidence.sets[0].held_out:
+        return []
+    found = []
+    for windows, mean in zip(evidence.sets[1:], means[1:], strict=True):
+        for i in driven:
+            low, high = sorted((float(means[0][i]), float(mean[i])))
+            if high - low > LEVEL_DIFFERENCE and high > LEVEL_RATIO * low:
+                name = evidence.model.muscles[i]
+                found.append(f"{name}, {windows.label} ({number(means[0][i])} → {number(mean[i])})")
     return found
 
 

@@ -7,6 +7,7 @@ code 2. Heavy imports wait until a command needs them, so that ``--help`` is qui
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Personalise EMG-driven musculoskeletal models, predict joint moments, and act on them in Gymnasium.",
 )
@@ -64,7 +66,10 @@ def _setup() -> None:
     # Through the environment, which JAX reads when it is imported: no command pays for what it does not use.
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     folder = os.environ.get("NMS_GYM_CACHE_DIR", str(Path(base) / "nms-gym" / "jax"))
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
+    # By machine, because XLA loads code that was compiled for another processor. It also compares tuning hints as if they
+    # were processor features and warns at length about its own files, hence the log level; failures still raise.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(folder) / platform.node()))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
@@ -86,10 +91,10 @@ def demo(
     began = time.perf_counter()
     folder = output or Path("nms-gym-out") / "demo"
     console.print(
-        "[bold]NMS Gym demo[/bold]: a [bold]synthetic[/bold] arm, 2 joints, 6 muscles, 4 raw EMG channels, 3 trials"
+        "[bold]NMS Gym demo[/bold]: a [bold]synthetic[/bold] arm, 2 joints, 6 muscles, 3 raw EMG channels, 3 trials"
     )
     study = read_study(asset_path("demo/study.toml"), say=_say)
-    outcome, written = _calibrate(study, folder, report=report)
+    _, written = _calibrate(study, folder, report=report)
 
     import gymnasium
 
@@ -109,10 +114,9 @@ def demo(
             observation, reward, terminated, truncated, _ = env.step(env.action_space.sample() if sampled else low)
             total, steps, done = total + float(reward), steps + 1, terminated or truncated
         console.print(f"  {label}: {steps} steps, return {total:.1f}")
-    console.print(f"  observation of {len(observation)} numbers, action: {listed(env.unwrapped.actuated)}")  # type: ignore[attr-defined]
+    console.print(f"  observation of {len(observation)} numbers, action drives {listed(env.unwrapped.action_names)}")  # type: ignore[attr-defined]
     env.close()
     _done(written, began)
-    del outcome
 
 
 @app.command()

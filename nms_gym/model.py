@@ -444,7 +444,8 @@ def predict_moments(model: NmsModel, params: NmsParams, replay: Replay) -> NmsOu
     # Recomputing each step in the backward pass costs no time here and keeps memory flat in the number of steps.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def step(state: NmsState, sample: tuple[Array, ...]) -> tuple[NmsState, NmsOutput]:
-        return musculotendon_step(model, params, state, *sample, replay.dt)
+        delayed_channels, lengths, velocities, moment_arms = sample
+        return musculotendon_step(model, params, state, delayed_channels, lengths, velocities, moment_arms, replay.dt)
 
     samples = (channels, replay.lengths, replay.velocities, replay.moment_arms)
     return jax.lax.scan(step, start, samples)[1]

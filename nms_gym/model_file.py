@@ -10,17 +10,17 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nms_gym.errors import InputError, listed
+from nms_gym.errors import InputError, listed, near
 from nms_gym.muscle.geometry import PolynomialPaths, SpanGroup, monomials, select_paths
 from nms_gym.recording.osim import OsimModel
-from nms_gym.recording.storage import atomic_path, near
+from nms_gym.recording.storage import atomic_path
 
 FORMAT = "nms_gym.model"
 VERSION = 1
@@ -246,18 +246,18 @@ def write_model_file(path: str | os.PathLike[str], model: ModelFile) -> None:
             for name, row in zip(model.coordinates, np.asarray(model.coordinate_range), strict=True)
         ],
         "muscles": muscles,
-        "paths": None if model.paths is None else _paths_to_json(model.paths),
+        "paths": None if model.paths is None else paths_to_json(model.paths, _short),
     }
     with atomic_path(path) as temporary:
         temporary.write_text(_layout(document), encoding="utf-8")
 
 
-def _paths_to_json(paths: PolynomialPaths) -> dict[str, Any]:
+def paths_to_json(paths: PolynomialPaths, number: Callable[[Any], float] = float) -> dict[str, Any]:
+    """Paths as plain JSON; ``number`` says how many digits are kept, by default all."""
     return {
-        "note": "length = sum_e c_e x^e with x in [-1, 1] over the domain; moment arm = -d length / d q; terms in "
-        "the order of nms_gym.muscle.geometry.monomials: by total degree, then by coordinate",
+        "note": "length = sum c_e x^e, x in [-1, 1] over the domain; terms by total degree, then by coordinate",
         "domain": {
-            name: [_short(v) for v in row]
+            name: [number(v) for v in row]
             for name, row in zip(paths.coordinates, np.asarray(paths.domain), strict=True)
         },
         "groups": [
@@ -265,7 +265,7 @@ def _paths_to_json(paths: PolynomialPaths) -> dict[str, Any]:
                 "coordinates": [paths.coordinates[k] for k in group.coordinates],
                 "degree": group.degree,
                 "coefficients": {
-                    paths.muscles[index]: [_short(c) for c in row]
+                    paths.muscles[index]: [number(c) for c in row]
                     for index, row in zip(group.muscles, np.asarray(array), strict=True)
                 },
             }
@@ -327,7 +327,7 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
             parameters={
                 key: np.array([entry[key] for entry in document["muscles"]], dtype=float) for key in PARAMETERS
             },
-            paths=_paths_from_json(document["paths"], muscles, coordinates, where),
+            paths=paths_from_json(document["paths"], muscles, coordinates, where),
         )
     except KeyError as error:
         raise InputError(f"{where}: entry {error.args[0]!r} is missing") from error
@@ -339,9 +339,14 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
     return model
 
 
-def _paths_from_json(
+def paths_from_json(
     entry: Any, muscles: tuple[str, ...], coordinates: tuple[str, ...], where: str
 ) -> PolynomialPaths | None:
+    """Paths from ``paths_to_json``, in the order of ``muscles`` and ``coordinates``; None stays None.
+
+    Raises:
+        InputError: a name or coefficient is missing or too many.
+    """
     if entry is None:
         return None
     missing = [name for name in coordinates if name not in entry["domain"]]

@@ -17,6 +17,8 @@ from nms_gym.model import NmsModel, Replay
 from nms_gym.muscle.geometry import check_domain, lengths_and_moment_arms
 from nms_gym.recording.trial import Trial
 
+_paths_over_time = jax.jit(jax.vmap(lengths_and_moment_arms, in_axes=(None, 0)))
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -166,7 +168,7 @@ def _kinematics(
     q, qd = trial.q[rows][:, order], trial.qd[rows][:, order]
     check_domain(model.paths, q, source=f"trial {trial.name!r}")
     with jax.enable_x64(True):
-        lengths, arms = jax.jit(jax.vmap(lengths_and_moment_arms, in_axes=(None, 0)))(model.paths, q)
+        lengths, arms = _paths_over_time(model.paths, q)
         lengths, arms = np.asarray(lengths), np.asarray(arms)
     velocities = -np.einsum("td,tdm->tm", qd, arms)
     return lengths, velocities, arms[:, [model.paths.coordinates.index(c) for c in coordinates]]

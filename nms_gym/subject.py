@@ -20,12 +20,12 @@ import jax
 import numpy as np
 
 from nms_gym._assets import asset_path
-from nms_gym.errors import InputError, listed
+from nms_gym.errors import InputError, listed, near
 from nms_gym.model import PARAMETER_KINDS, PARAMETER_UNITS, NmsModel, NmsParams, Settings, entries, make_params
-from nms_gym.model_file import _paths_from_json
+from nms_gym.model_file import paths_from_json, paths_to_json
 from nms_gym.muscle.curves import DeGrooteFregly2016
 from nms_gym.muscle.geometry import PolynomialPaths
-from nms_gym.recording.storage import atomic_path, near, require_unique
+from nms_gym.recording.storage import atomic_path, require_unique
 
 FORMAT = "nms_gym.subject"
 VERSION = 1
@@ -174,7 +174,7 @@ def _subject_record(subject: Subject) -> dict[str, Any]:
         "calibration": _plain(subject.calibration),
         "metrics": [_plain(row) for row in subject.metrics],
         "sources": _plain(subject.sources),
-        "paths": None if model.paths is None else _paths_record(model.paths),
+        "paths": None if model.paths is None else paths_to_json(model.paths),
     }
 
 
@@ -224,27 +224,6 @@ def _checked(model: NmsModel, params: NmsParams, where: str) -> NmsParams:
             return jax.tree.map(np.asarray, make_params(model, values))
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-
-
-def _paths_record(paths: PolynomialPaths) -> dict[str, Any]:
-    """As a model file has them, with every digit."""
-    return {
-        "domain": {
-            name: [float(low), float(high)]
-            for name, (low, high) in zip(paths.coordinates, np.asarray(paths.domain), strict=True)
-        },
-        "groups": [
-            {
-                "coordinates": [paths.coordinates[k] for k in group.coordinates],
-                "degree": group.degree,
-                "coefficients": {
-                    paths.muscles[index]: np.asarray(row, dtype=np.float64).tolist()
-                    for index, row in zip(group.muscles, np.asarray(array), strict=True)
-                },
-            }
-            for group, array in zip(paths.groups, paths.coefficients, strict=True)
-        ],
-    }
 
 
 def _plain(value: Any) -> Any:
@@ -440,7 +419,7 @@ def _weights(record: Mapping[str, Any], muscles: tuple[str, ...], channels: tupl
 
 def _paths(record: Any, muscles: tuple[str, ...], coordinates: tuple[str, ...], where: str) -> PolynomialPaths | None:
     try:
-        paths = _paths_from_json(record, muscles, coordinates, where)
+        paths = paths_from_json(record, muscles, coordinates, where)
     except KeyError as error:
         raise InputError(f"{where}: paths lack {error.args[0]!r}; save the subject again") from error
     except (TypeError, AttributeError, ValueError) as error:

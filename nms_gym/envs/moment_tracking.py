@@ -23,12 +23,12 @@ import numpy as np
 from jax import Array
 
 from nms_gym._pytree import pytree, replace, static
-from nms_gym.errors import InputError, listed
+from nms_gym.errors import InputError, listed, near
 from nms_gym.excitation import activation as act
 from nms_gym.model import CHANNEL_PARAMETERS, NmsModel, NmsParams, NmsState, Replay, initial_state, replay_step
 from nms_gym.muscle import hill
 from nms_gym.muscle.moments import joint_moments
-from nms_gym.recording.storage import near, require_unique
+from nms_gym.recording.storage import require_unique
 from nms_gym.recording.trial import Trial, load_trial
 from nms_gym.replay import make_segment
 from nms_gym.subject import Subject, load_subject, resolve_subject, resolve_trial

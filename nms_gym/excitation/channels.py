@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nms_gym.errors import InputError, listed
-from nms_gym.recording.storage import near, require_unique
+from nms_gym.errors import InputError, listed, near
+from nms_gym.recording.storage import require_unique
 
 
 @dataclass(frozen=True)

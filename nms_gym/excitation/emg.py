@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.signal import butter, iirnotch, sosfilt, sosfilt_zi, sosfiltfilt, tf2sos
 
-from nms_gym.errors import InputError, listed
+from nms_gym.errors import InputError, listed, near
 from nms_gym.recording.sampling import SAME_TIME, resample, sampling_step
-from nms_gym.recording.storage import Table, near, require_unique
+from nms_gym.recording.storage import Table, require_unique
 
 NOTCH_QUALITY = 30.0  # bandwidth of the mains notch is its frequency / 30
 # A channel that repeats one value over half of the record was not recording.

@@ -17,7 +17,10 @@ from jax import Array
 class Curves(Protocol):
     """A muscle family: four curves and the inverse of the tendon's, elementwise and smooth on the whole line."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The family's name in files."""
+        ...
 
     def active_force_length(self, length: Array) -> Array:
         """Active force multiplier at a normalised fiber length."""

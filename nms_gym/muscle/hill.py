@@ -71,8 +71,6 @@ def fiber_force(curves: Curves, params: MuscleParams, activation: Array, x: Arra
     )
 
 
-def force_along_tendon(
-    curves: Curves, params: MuscleParams, activation: Array, w: Array, x: Array, v: Array
-) -> Array:
+def force_along_tendon(curves: Curves, params: MuscleParams, activation: Array, w: Array, x: Array, v: Array) -> Array:
     """Normalised fiber force times the cosine of pennation."""
     return fiber_force(curves, params, activation, x, v) * (w / x)

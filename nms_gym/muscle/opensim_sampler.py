@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nms_gym.errors import InputError
-from nms_gym.recording.storage import near
+from nms_gym.errors import InputError, near
 
 # rad. Half steps of the central differences that stand in where computeMomentArm gives NaN, and how far (m) the two
 # may disagree before the pose counts as a jump, which has no moment arm.

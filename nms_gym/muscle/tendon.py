@@ -102,7 +102,7 @@ def _bracketed_newton(
     slack = 32 * float(jnp.finfo(guess.dtype).eps)
 
     def improve(_: int, search: tuple[Array, ...]) -> tuple[Array, ...]:
-        w, low, high, _ = search
+        w, low, high = search[:3]
         r, slope = _value_and_slope(residual, inputs, w)
         high = jnp.where(r > 0, w, high)
         low = jnp.where(r > 0, low, w)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nms_gym.errors import InputError, listed
+from nms_gym.errors import InputError, listed, near
 from nms_gym.recording.muscle_analysis import MuscleAnalysis
-from nms_gym.recording.storage import Table, near, require_unique
+from nms_gym.recording.storage import Table, require_unique
 
 # What an array may be; "moment_coordinates" defaults to "coordinates" and "emg_time" to "time".
 ROLES = (

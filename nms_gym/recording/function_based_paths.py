@@ -18,8 +18,8 @@ import defusedxml.ElementTree as ET
 import numpy as np
 from defusedxml.common import DefusedXmlException
 
-from nms_gym.errors import InputError
-from nms_gym.recording.storage import near, require_unique
+from nms_gym.errors import InputError, near
+from nms_gym.recording.storage import require_unique
 
 
 class FunctionBasedPathWarning(UserWarning):

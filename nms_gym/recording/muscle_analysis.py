@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nms_gym.errors import InputError, listed
-from nms_gym.recording.storage import Table, near, read_labels, read_table
+from nms_gym.errors import InputError, listed, near
+from nms_gym.recording.storage import Table, read_labels, read_table
 
 SUFFIXES = (".sto", ".mot", ".csv")
 # "subject_MuscleAnalysis_Length", "MA_Length" and CEINMS's "lmt"; not "..._FiberLength" or

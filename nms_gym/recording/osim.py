@@ -7,7 +7,6 @@ Defaults of properties that a file leaves out are OpenSim's (the constructors na
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ import defusedxml.ElementTree as ET
 import numpy as np
 from defusedxml.common import DefusedXmlException
 
-from nms_gym.errors import InputError, listed
+from nms_gym.errors import InputError, listed, near
 
 # ---------------------------------------------------------------------------------------------- functions
 
@@ -250,13 +249,6 @@ def _named(parts: tuple[_Part, ...], name: str, what: str, path: str) -> _Part:
         if part.name == name:
             return part
     raise InputError(f"{path}: no {what} {name!r}; {near(name, [part.name for part in parts])}")
-
-
-def near(name: str, names: Iterable[str]) -> str:
-    """The end of an error message: names like ``name``, or all of them when none is."""
-    names = list(names)
-    close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
-    return f"did you mean {listed(close)}?" if close else f"there are {listed(names)}"
 
 
 # ---------------------------------------------------------------------------------------------- the reader

@@ -7,7 +7,6 @@ Columns are found by name, never by position. OpenSim writes a coordinate's valu
 from __future__ import annotations
 
 import csv
-import difflib
 import math
 import os
 import re
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nms_gym.errors import InputError, listed
+from nms_gym.errors import InputError, listed, near
 
 # Endings of OpenSim's path-style labels; "value" is the coordinate itself and wins for a bare name.
 STATES = ("value", "speed", "acceleration", "activation", "fiber_length", "normalized_tendon_force")
@@ -72,7 +71,8 @@ class Table:
         if exact:
             found = listed(f"{self.labels[i]} (column {i + 2})" for i in exact)
             raise InputError(f"{self.path}: {name!r} fits several columns: {found}; give the full label")
-        raise InputError(f"{self.path}: no column {name!r}; {near(name, self.labels)}")
+        short = [coordinate_name(label) for label in self.labels]
+        raise InputError(f"{self.path}: no column {name!r}; {near(name, short)}")
 
     def column(self, name: str) -> np.ndarray:
         """(T,) values of one column; see ``index`` for how it is found and what is raised."""
@@ -93,14 +93,6 @@ def coordinate_name(label: str) -> str:
     if not label.startswith("/") or not parts:
         return label
     return parts[-2] if len(parts) > 1 and parts[-1] in STATES else parts[-1]
-
-
-def near(name: str, names: Sequence[str]) -> str:
-    """``did you mean ...; there are ...`` for a name that was not found."""
-    shorts = {coordinate_name(label): label for label in names}
-    close = difflib.get_close_matches(name, list(shorts), n=4, cutoff=0.6)
-    hint = f"did you mean {listed(close)}? " if close else ""
-    return f"{hint}There are {listed(shorts)}"
 
 
 def require_unique(names: Sequence[str], what: str, where: str) -> None:

@@ -14,17 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from nms_gym.errors import InputError, listed
+from nms_gym.errors import InputError, listed, near
 from nms_gym.recording.muscle_analysis import MuscleAnalysis
 from nms_gym.recording.sampling import SAME_TIME, low_pass, resample, sampling_step, uniform
-from nms_gym.recording.storage import (
-    TRANSLATION_ENDINGS,
-    Table,
-    atomic_path,
-    near,
-    require_radians,
-    require_unique,
-)
+from nms_gym.recording.storage import TRANSLATION_ENDINGS, Table, atomic_path, require_radians, require_unique
 
 FORMAT = "nms_gym.trial"
 VERSION = 1
