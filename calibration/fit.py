@@ -107,13 +107,14 @@ def fit(
         progress: called every few iterations. A ``KeyboardInterrupt`` ends the search with the best parameters so far.
 
     Raises:
-        InputError: unknown solver, or no start at all.
+        InputError: unknown solver, or no start or iteration at all.
     """
     if solver not in SOLVERS:
         raise InputError(f"no solver {solver!r}; there are {listed(SOLVERS)}")
-    if starts < 1:
-        raise InputError(f"starts is {starts}; at least 1 is needed")
-    limit = max_iterations or (60 if solver == "lm" else 1000)
+    limit = (60 if solver == "lm" else 1000) if max_iterations is None else max_iterations
+    for name, value in (("starts", starts), ("max_iterations", limit)):
+        if value < 1:
+            raise InputError(f"{name} is {value}; at least 1 is needed")
     with jax.enable_x64(True):
         began = time.perf_counter()
         layout = make_layout(problem)

@@ -202,8 +202,10 @@ def collect(
     """Predict every window and compute everything.
 
     Raises:
-        InputError: there is no window at all, or a window belongs to another model.
+        InputError: there is no window at all, a window belongs to another model, or a set's name is taken.
     """
+    if TRAINING in held_out:
+        raise InputError(f"a held-out set is named {TRAINING!r}, which the report calls those of the fit; rename it")
     start = _start(subject, result)
     labelled = [(TRAINING, False, train), *((name, True, s) for name, s in held_out.items())]
     seen = {key for s in train for key in _fingerprint(s)}

@@ -225,8 +225,8 @@ def _mean_moments(evidence: Evidence) -> list[Picture]:
             "moments_mean",
             "Moments over the window, averaged",
             "Every window stretched to 0–100 % of its duration; line: mean, band: ± 1 SD over the windows of the set. "
-            f"Numbers: R² of the {'calibrated' if evidence.calibrated else 'predicted'} moments over all samples of the "
-            f"set. Moments are positive along the coordinate.{left}",
+            f"Numbers: R² of the {'calibrated' if evidence.calibrated else 'predicted'} moments over all samples of "
+            f"the set. Moments are positive along the coordinate.{left}",
             _png(figure),
         )
     ]
@@ -409,6 +409,10 @@ def _fibers(evidence: Evidence) -> list[Picture]:
     count = len(model.muscles)
     elastic = model.settings.tendon == "elastic"
     length, strain = evidence.pooled("fiber_length"), 100 * evidence.pooled("tendon_strain")
+    solved = np.isfinite(length).all(axis=1)
+    if not solved.any():
+        return []
+    length, strain = length[solved], strain[solved]
     before = evidence.pooled("fiber_length", after=False) if evidence.calibrated else None
     passive = set(model.passive_muscles)
     body = 0.19 * count + 0.4
@@ -418,7 +422,7 @@ def _fibers(evidence: Evidence) -> list[Picture]:
     )
     curve, bars = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
     low, high = FIBER_RANGE
-    limits = (min(0.35, np.nanmin(length) - 0.05), max(1.7, np.nanmax(length) + 0.05))
+    limits = (min(0.35, length.min() - 0.05), max(1.7, length.max() + 0.05))
 
     x = np.linspace(*limits, 300)
     with jax.enable_x64(True):
@@ -659,7 +663,8 @@ def _convergence(evidence: Evidence) -> list[Picture]:
             "convergence",
             "Cost by iteration and start",
             "The cost is half a sum of squares in standard deviations: moment errors, fibers and tendons out of range, "
-            "and distance from the prior. The first start is the uncalibrated person, the others are drawn from the prior.",
+            "and distance from the prior. The first start is the uncalibrated person, the others are drawn from "
+            "the prior.",
             _png(figure),
         )
     ]

@@ -221,8 +221,8 @@ def _validation(evidence: Evidence) -> list[Finding]:
             Finding(
                 "problem",
                 "No held-out data with measured moments exist.",
-                "Keep some windows, better a whole trial at another speed or on another day, out of the fit, and report "
-                "on them.",
+                "Keep some windows, better a whole trial at another speed or on another day, out of the fit, and "
+                "report on them.",
             )
         )
     for windows in evidence.sets:
@@ -425,8 +425,8 @@ def _excitations(evidence: Evidence) -> list[Finding]:
         found.append(
             Finding(
                 "caution",
-                "Muscles without a channel, which act passively here, hold much of the strength (maximum isometric force × "
-                f"mean moment arm): {some(undriven)}.",
+                "Muscles without a channel, which act passively here, hold much of the strength (maximum isometric "
+                f"force × mean moment arm): {some(undriven)}.",
                 "Where much strength has no channel, map more muscles to channels of their neighbours or synergists.",
             )
         )

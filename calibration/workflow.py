@@ -1,7 +1,8 @@
-"""From a study to a saved person: fit, validate, and write the results, all or nothing."""
+"""From a study to a saved person: fit, validate, and write the results."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from calibration.config import Study
+from calibration.config import Say, Study, require_file_name
 from calibration.fit import CalibrationResult, Progress, Status, fit
-from calibration.validation import tabulate
+from calibration.validation import compare, predict_segment, tabulate
 from nms_gym.errors import InputError
-from nms_gym.model import NmsModel, NmsParams, entries
+from nms_gym.model import NmsModel, NmsOutput, NmsParams, entries
+from nms_gym.recording.storage import write_table
+from nms_gym.recording.trial import Trial
+from nms_gym.replay import Segment
 from nms_gym.subject import Subject, save_subject
 
 
@@ -37,8 +41,12 @@ def calibrate(study: Study, *, progress: Callable[[Progress], None] | None = Non
 
     Raises:
         InputError: the problem cannot be solved from this start.
+        KeyboardInterrupt: interrupted before the first iteration; later, the best so far is the outcome.
     """
     result = fit(study.problem, progress=progress, **study.fit_options)
+    if not len(result.history):
+        # Stopped before the first iteration: there is nothing worth keeping.
+        raise KeyboardInterrupt
     if result.status is Status.NOT_FINITE:
         raise InputError(f"study {study.name!r}: {result.status.value}")
     rows = tabulate(study.model, study.start, result.params, study.train, study.held_out) if evaluate else []
@@ -97,8 +105,26 @@ def _bounds_and_priors(
     return bounds, prior_sd
 
 
+def require_folder(folder: Path) -> None:
+    """Raise ``InputError`` unless results can go to ``folder``, which need not exist yet; to ask before a long fit."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        what = "is not a folder" if not place.is_dir() else "may not be written to"
+        raise InputError(f"{folder}: results cannot go there: {place} {what}; choose another output folder")
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` and its parents, or raise ``InputError``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot make the output folder: {error.strerror or error}") from error
+
+
 def write_results(folder: Path, study: Study, outcome: Outcome, *, report: bool = True) -> list[Path]:
-    """Write ``subject.json``, ``metrics.json``, ``trials/*.npz`` and the report. Each file is written whole or not at all.
+    """Write ``subject.json``, ``metrics.json``, ``trials/*.npz`` and the report; each file whole or not at all.
 
     Returns:
         What was written, the subject first.
@@ -108,10 +134,7 @@ def write_results(folder: Path, study: Study, outcome: Outcome, *, report: bool 
     """
     from calibration.report import write_metrics, write_report
 
-    try:
-        (folder / "trials").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot make the output folder: {error.strerror or error}") from error
+    make_folder(folder / "trials")
     written = [folder / "subject.json", folder / "metrics.json"]
     save_subject(written[0], outcome.subject)
     write_metrics(written[1], outcome.rows)
@@ -125,3 +148,70 @@ def write_results(folder: Path, study: Study, outcome: Outcome, *, report: bool 
             )
         )
     return written
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a saved person's model says about one recording."""
+
+    trial: str
+    segment: Segment
+    output: NmsOutput
+
+
+def predict(subject: Subject, trials: Sequence[Trial], *, say: Say = lambda _: None) -> list[Prediction]:
+    """Predict whole recordings with a saved person.
+
+    Raises:
+        InputError: two trials of one name, a recording that does not suit the person (see ``make_segment``), or a
+            prediction that is not finite.
+    """
+    # The joints the person was calibrated for; all of the recording's when that is not known.
+    coordinates = subject.calibration.get("coordinates") or None
+    predictions: list[Prediction] = []
+    for trial in trials:
+        require_file_name(trial.name, f"trial {trial.name!r}")
+        if trial.name in [p.trial for p in predictions]:
+            raise InputError(f"two trials are called {trial.name!r}; predict them one by one, into two folders")
+        say(f"predicting {trial.name}")
+        segment = make_segment(subject.model, trial, coordinates=coordinates)
+        output = predict_segment(subject.model, subject.params, segment)
+        if not np.isfinite(output.moments).all():
+            raise InputError(f"trial {trial.name!r}: the predicted moments are not finite; check the recording's units")
+        predictions.append(Prediction(trial.name, segment, output))
+    return predictions
+
+
+def write_predictions(
+    folder: Path, subject: Subject, predictions: Sequence[Prediction]
+) -> tuple[list[Path], list[dict[str, Any]]]:
+    """Write moments, tendon forces and activations as OpenSim storage files, and metrics where moments were measured.
+
+    Returns:
+        What was written, and the rows of ``metrics.json``.
+
+    Raises:
+        InputError: the folder cannot be made.
+    """
+    from calibration.report import write_metrics
+
+    make_folder(folder)
+    written: list[Path] = []
+    rows: list[dict[str, Any]] = []
+    for p in predictions:
+        measured, out = p.segment.measured, p.output
+        for what, labels, values in (
+            ("moments", [f"{c}_moment" for c in p.segment.coordinates], out.moments),
+            ("tendon_forces", subject.model.muscles, out.tendon_force),
+            ("activations", subject.model.muscles, out.activation),
+        ):
+            written.append(folder / f"{p.trial}_{what}.sto")
+            write_table(written[-1], labels, p.segment.time, np.asarray(values), name=f"{p.trial} {what}")
+        if measured is not None:
+            for k, c in enumerate(p.segment.coordinates):
+                metrics = compare(c, np.asarray(out.moments)[:, k], measured[:, k])
+                rows.append(metrics.row(set="predicted", split="", segment=p.trial))
+    if rows:
+        written.append(folder / "metrics.json")
+        write_metrics(written[-1], rows)
+    return written, rows

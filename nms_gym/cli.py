@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -25,7 +27,6 @@ from nms_gym.errors import InputError, listed
 if TYPE_CHECKING:
     from calibration.config import Study
     from calibration.workflow import Outcome
-    from nms_gym.subject import Subject
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,8 +43,10 @@ OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Folde
 def main() -> None:
     """Entry point of ``nms-gym``."""
     try:
-        code = app(standalone_mode=False)
-    except InputError as error:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = app(standalone_mode=False)
+    except (InputError, OSError) as error:  # OSError: a full disk, a file that may not be read
         print(f"nms-gym: {error}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
@@ -58,6 +61,10 @@ def main() -> None:
             sys.exit(error.exit_code)  # type: ignore[attr-defined]
         raise
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"nms-gym: warning: {message}", file=sys.stderr)
 
 
 @app.callback()
@@ -101,7 +108,7 @@ def demo(
     import nms_gym  # noqa: F401  registers the environments
 
     _say("stepping nms_gym/MomentTracking-v0 with the calibrated person on the held-out trial")
-    held_out = next(n for n in study.trials if not any(s.name.startswith(f"{n} ") for s in study.train))
+    held_out = next(iter(study.held_out))
     env = gymnasium.make(
         "nms_gym/MomentTracking-v0", subject=str(written[0]), trial=str(folder / "trials" / f"{held_out}.npz")
     )
@@ -139,6 +146,8 @@ def calibrate(
 
     began = time.perf_counter()
     study = read_study(study_file, say=_say)
+    if starts is not None and starts < 1:
+        raise InputError(f"--starts is {starts}; at least 1 is needed")
     options = {k: v for k, v in (("solver", solver), ("starts", starts)) if v is not None}
     study = dataclasses.replace(study, fit_options={**study.fit_options, **options})
     _, written = _calibrate(study, output or study.output, report=report)
@@ -147,15 +156,16 @@ def calibrate(
 
 def _calibrate(study: Study, folder: Path, *, report: bool) -> tuple[Outcome, list[Path]]:
     from calibration.workflow import calibrate as run
-    from calibration.workflow import write_results
+    from calibration.workflow import require_folder, write_results
 
-    model = study.model
+    require_folder(folder)
+    model, joints = study.model, study.problem.coordinates
     _say(
-        f"calibrating {len(model.muscles)} muscles on {len(study.train)} windows of {listed(study.problem.coordinates)} "
+        f"calibrating {len(model.muscles)} muscles on {len(study.train)} windows of {listed(joints)} "
         f"({model.settings.tendon} tendon, {study.fit_options['solver']}, {study.fit_options['starts']} starts); compiling"
     )
     if model.passive_muscles:
-        console.print(f"  no channel drives {listed(model.passive_muscles, 50)}: passive")
+        console.print(f"  no channel drives {listed(model.passive_muscles, 50)}: passive", markup=False)
     with _progress() as update:
         outcome = run(study, progress=update)
     r = outcome.result
@@ -163,9 +173,11 @@ def _calibrate(study: Study, folder: Path, *, report: bool) -> tuple[Outcome, li
         f"  {r.status.value}; cost {r.start_cost:.4g} -> {r.cost:.4g}; {r.iterations} iterations; "
         f"compiling {r.compile_seconds:.1f} s, fitting {r.run_seconds:.2f} s"
     )
-    _metrics_table(outcome.rows, bool(study.held_out))
+    _metrics_table(outcome.rows)
+    if not study.held_out:
+        console.print("  [yellow]held-out windows: none exists; the numbers above measure fit, not prediction[/yellow]")
     if r.at_bounds:
-        console.print(f"  [yellow]at a bound[/yellow]: {listed(r.at_bounds)}")
+        console.print(f"  [yellow]at a bound[/yellow]: {escape(listed(r.at_bounds))}")
     _say("writing results" + (" and report" if report else ""))
     return outcome, write_results(folder, study, outcome, report=report)
 
@@ -182,72 +194,66 @@ def predict(
     moments where the trial has them.
     """
     from calibration.config import read_study
-    from calibration.report import write_metrics
-    from calibration.validation import compare, predict_segment
-    from nms_gym.recording.storage import write_table
-    from nms_gym.recording.trial import Trial, load_trial
-    from nms_gym.replay import make_segment
+    from calibration.workflow import predict as run
+    from calibration.workflow import require_folder, write_predictions
+    from nms_gym.recording.trial import load_trial
     from nms_gym.subject import load_subject
 
     began = time.perf_counter()
     subject = load_subject(subject_file)
-    recordings: list[Trial] = []
+    folder = output or Path("nms-gym-out") / f"predict-{Path(subject.name).name}"
+    require_folder(folder)
+    recordings = []
     for path in trials:
         if path.suffix == ".toml":
-            recordings += read_study(path, say=_say).trials.values()
+            study = read_study(path, emg_reference=subject.emg_normalisation, say=_say)
+            recordings += study.trials.values()
         else:
             recordings.append(load_trial(path))
-    folder = output or Path("nms-gym-out") / f"predict-{subject.name}"
-    wanted = _predicted_coordinates(subject)
-    results: list[tuple[Trial, Any, Any]] = []
-    for trial in recordings:
-        _say(f"predicting {trial.name}")
-        segment = make_segment(subject.model, trial, coordinates=wanted)
-        results.append((trial, segment, predict_segment(subject.model, subject.params, segment)))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot make the output folder: {error.strerror or error}") from error
-    rows: list[dict[str, Any]] = []
-    written: list[Path] = []
-    for trial, segment, out in results:
-        for what, labels, values in (
-            ("moments", [f"{c}_moment" for c in segment.coordinates], out.moments),
-            ("tendon_forces", subject.model.muscles, out.tendon_force),
-            ("activations", subject.model.muscles, out.activation),
-        ):
-            written.append(folder / f"{trial.name}_{what}.sto")
-            write_table(written[-1], labels, segment.time, values, name=f"{trial.name} {what}")
-        if segment.measured is not None:
-            for k, c in enumerate(segment.coordinates):
-                metrics = compare(c, out.moments[:, k], segment.measured[:, k])
-                rows.append(metrics.row(set="predicted", split="", segment=trial.name))
+    written, rows = write_predictions(folder, subject, run(subject, recordings, say=_say))
     if rows:
-        written.append(folder / "metrics.json")
-        write_metrics(written[-1], rows)
-        _metrics_table(rows, True)
+        _metrics_table(rows)
     _done(written, began)
-
-
-def _predicted_coordinates(subject: Subject) -> list[str] | None:
-    """The joints the person was calibrated for; all of the recording's when that is not known."""
-    fitted = subject.calibration.get("coordinates")
-    return list(fitted) if fitted else None
 
 
 @app.command()
 def inspect(file: Annotated[Path, typer.Argument(help=".osim, .sto, .mot, .csv, .npz, .json or .toml")]) -> None:
-    """Say what is in a file: names, ranges, parameters, and anything that looks wrong."""
-    from nms_gym.inspection import describe
+    """Say what is in a file: names, ranges, parameters. A study is checked as for a calibration, which is not run."""
+    if file.suffix == ".toml":
+        from calibration.config import read_study
 
-    for title, header, rows in describe(file):
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        listings = _study_listings(read_study(file, say=_say))
+    else:
+        from nms_gym.inspection import describe
+
+        listings = describe(file)
+    for title, header, rows in listings:
+        table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
         for i, name in enumerate(header):
             table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(escape(cell) for cell in row))
         console.print(table)
         console.print()
+
+
+def _study_listings(study: Study) -> list[tuple[str, Sequence[str], list[list[str]]]]:
+    """What a calibration would do."""
+    if study.train:
+        _ = study.problem  # complains when there is nothing to solve
+    windows = [["train", s.name] for s in study.train]
+    windows += [["held-out", s.name] for segments in study.held_out.values() for s in segments]
+    free = [[f.kind, f"{f.bounds[0]:g}", f"{f.bounds[1]:g}", f"{f.prior_sd:g}", f.share] for f in study.free]
+    weights = study.model.channel_weights
+    drives = [
+        [m, ", ".join(c for c, w in zip(study.model.channels, row, strict=True) if w) or "none: passive"]
+        for m, row in zip(study.model.muscles, weights, strict=True)
+    ]
+    return [
+        (f"{study.name}: {listed(study.model.coordinates, 50)}", ("muscle", "channels"), drives),
+        ("windows", ("use", "recording and time"), windows),
+        ("free parameters", ("kind", "low", "high", "prior sd", "share"), free),
+    ]
 
 
 @app.command("fit-paths")
@@ -304,7 +310,7 @@ def fit_paths_command(
         paths, quality = fit_paths(sample, chosen, joints, limits, progress=update)
     model = model_from_osim(osim, chosen, joints, paths=paths, source=f"{model_file.name}, paths fitted by nms-gym")
     write_model_file(output, model)
-    print(quality.table())
+    console.print(quality.table(), markup=False, soft_wrap=True)
     _done([output], began)
 
 
@@ -324,17 +330,18 @@ def _range(text: str) -> tuple[float, float]:
 
 
 def _say(text: str) -> None:
-    console.print(f"[dim]-[/dim] {text}", markup=True)
+    console.print(f"[dim]-[/dim] {escape(text)}")
 
 
 def _done(written: Sequence[Path], began: float) -> None:
     pages = [p for p in written if p.suffix == ".html"]
-    console.print(f"[bold]done[/bold] in {time.perf_counter() - began:.1f} s; written to {written[0].parent}")
+    seconds, folder = time.perf_counter() - began, escape(str(written[0].parent))
+    console.print(f"[bold]done[/bold] in {seconds:.1f} s; written to {folder}", soft_wrap=True)
     for page in pages:
-        console.print(f"open [bold]{page.resolve()}[/bold]", soft_wrap=True)
+        console.print(f"open [bold]{escape(str(page.resolve()))}[/bold]", soft_wrap=True)
 
 
-def _metrics_table(rows: Sequence[dict[str, Any]], held_out: bool) -> None:
+def _metrics_table(rows: Sequence[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("windows", "joint", "parameters"):
         table.add_column(name)
@@ -343,8 +350,8 @@ def _metrics_table(rows: Sequence[dict[str, Any]], held_out: bool) -> None:
     for row in rows:
         style = "bold" if row["split"] == "held-out" and row["set"] == "calibrated" else None
         table.add_row(
-            f"{row['split']}: {row['segment']}" if row["split"] == "held-out" else row["segment"],
-            row["coordinate"],
+            escape(f"{row['split']}: {row['segment']}" if row["split"] == "held-out" else row["segment"]),
+            escape(row["coordinate"]),
             row["set"],
             f"{row['rmse']:.2f}",
             f"{100 * row['nrmse']:.1f} %",
@@ -353,8 +360,6 @@ def _metrics_table(rows: Sequence[dict[str, Any]], held_out: bool) -> None:
             style=style,
         )
     console.print(table)
-    if not held_out:
-        console.print("  [yellow]held-out windows: none exists; the numbers above measure fit, not prediction[/yellow]")
 
 
 @contextmanager

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from nms_gym.errors import InputError
+from nms_gym.errors import InputError, listed
 from nms_gym.model import PARAMETER_UNITS, entries
 from nms_gym.model_file import PARAMETERS, read_model_file
 from nms_gym.recording.osim import read_osim
 from nms_gym.recording.storage import Table, read_table
 from nms_gym.recording.trial import load_trial
-from nms_gym.subject import load_subject
+from nms_gym.subject import Subject, load_subject
 
 Listing = tuple[str, Sequence[str], list[list[str]]]
 
@@ -33,7 +36,7 @@ def describe(file: Path) -> Iterable[Listing]:
     if suffix in (".sto", ".mot", ".csv", ".txt"):
         return [_columns(file.name, read_table(file))]
     if suffix == ".npz":
-        return _trial(file)
+        return _npz(file)
     if suffix == ".json":
         return _json(file)
     raise InputError(
@@ -84,6 +87,27 @@ def _columns(title: str, table: Table) -> Listing:
     return head, ("column", "min", "mean", "max", ""), rows
 
 
+def _npz(file: Path) -> list[Listing]:
+    """A trial, or the names of any other arrays, for ``[trials.arrays]`` of a study."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = [Path(n).stem for n in archive.namelist()]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"{file}: not a readable .npz file ({error}); copy or save it again") from error
+    if "format" in names:
+        return _trial(file)
+    rows = []
+    with np.load(file, allow_pickle=False) as arrays:
+        for name in names:
+            try:
+                value = arrays[name]
+            except (ValueError, zlib.error, zipfile.BadZipFile) as error:
+                raise InputError(f"{file}: array {name!r} cannot be read ({error})") from error
+            text = listed(value.astype(str).ravel(), 6) if value.dtype.kind == "U" else ""
+            rows.append([name, str(value.dtype), " x ".join(map(str, value.shape)) or "scalar", text])
+    return [(f"{file.name}: arrays, no trial file", ("name", "type", "shape", "text"), rows)]
+
+
 def _trial(file: Path) -> list[Listing]:
     t = load_trial(file)
     label = f"{t.name}{' (synthetic)' if t.synthetic else ''}"
@@ -113,9 +137,19 @@ def _json(file: Path) -> list[Listing]:
             (f"{model.name}: {model.source} ({model.licence})", ("coordinate", "low rad", "high rad"), ranges),
             (f"{len(rows)} muscles (SI units, rad)", ("name", *PARAMETERS), rows),
         ]
+    if kind == "nms_gym.metrics":
+        rows = document.get("rows")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise InputError(f"{file}: 'rows' is no list of tables; write the metrics again")
+        return [_scores(file.name, rows)]
     if kind != "nms_gym.subject":
-        raise InputError(f"{file}: format {kind!r}; can inspect 'nms_gym.subject' and 'nms_gym.model'")
-    subject = load_subject(file)
+        raise InputError(
+            f"{file}: format {kind!r}; can inspect 'nms_gym.subject', 'nms_gym.model' and 'nms_gym.metrics'"
+        )
+    return _subject(load_subject(file))
+
+
+def _subject(subject: Subject) -> list[Listing]:
     start = subject.start or subject.params
     rows = []
     for which in PARAMETER_UNITS:
@@ -126,10 +160,6 @@ def _json(file: Path) -> list[Listing]:
                 low, high = subject.bounds.get(which, {}).get(name, (float("nan"),) * 2)
                 near = min(b - low, high - b) < 1e-3 * (high - low)
                 rows.append([which, name, f"{a:.5g}", f"{b:.5g}", PARAMETER_UNITS[which], "at bound" if near else ""])
-    scores = [
-        [str(m["split"]), str(m["segment"]), str(m["coordinate"]), str(m["set"]), f"{m['rmse']:.2f}", f"{m['r2']:.3f}"]
-        for m in subject.metrics
-    ]
     facts = [[k, str(v)] for k, v in subject.calibration.items() if not isinstance(v, dict | list)]
     passive = ", ".join(subject.model.passive_muscles) or "none"
     return [
@@ -139,6 +169,18 @@ def _json(file: Path) -> list[Listing]:
             ("calibration", ""),
             facts,
         ),
-        ("validation", ("split", "windows", "joint", "parameters", "RMSE N·m", "R2"), scores),
+        _scores("validation", subject.metrics),
         ("parameters that moved", ("kind", "name", "start", "calibrated", "unit", ""), rows),
     ]
+
+
+def _scores(title: str, rows: Iterable[Mapping[str, Any]]) -> Listing:
+    """Rows of metrics; a number that a file lacks or has as null shows as "-"."""
+    names = ("split", "segment", "coordinate", "set")
+    cells = [[str(row.get(n, "")) for n in names] + [_digits(row, "rmse", 2), _digits(row, "r2", 3)] for row in rows]
+    return title, ("split", "windows", "joint", "parameters", "RMSE N·m", "R2"), cells
+
+
+def _digits(row: Mapping[str, Any], key: str, digits: int) -> str:
+    value = row.get(key)
+    return f"{value:.{digits}f}" if isinstance(value, int | float) else "-"

@@ -19,7 +19,7 @@ import numpy as np
 
 from nms_gym.errors import InputError, listed, near
 from nms_gym.muscle.geometry import PolynomialPaths, SpanGroup, monomials, select_paths
-from nms_gym.recording.osim import OsimModel
+from nms_gym.recording.osim_model import OsimModel
 from nms_gym.recording.storage import atomic_path
 
 FORMAT = "nms_gym.model"

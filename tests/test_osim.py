@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 
 from nms_gym.errors import InputError
-from nms_gym.recording.osim import (
-    Linear,
-    Polynomial,
-    Scaled,
-    Spline,
-    body_fixed_xyz,
-    read_osim,
-)
+from nms_gym.recording.osim import read_osim
+from nms_gym.recording.osim_model import Linear, Polynomial, Scaled, Spline, body_fixed_xyz
 
 REFERENCE = Path(__file__).parent / "reference"
 

@@ -223,7 +223,7 @@ def test_coloured_quadratic_is_gauss_newton(settings):
     assert np.abs(jacobian).max(axis=0).min() > 0
     assert np.all(np.abs(np.diag(matrix) - 1) > 1e-9)
     without = jax.jit(make_objective(layout, dataclasses.replace(TIGHT, fiber_length_range=(0.1, 3.0))).cost)(*given, z)
-    assert float(without) < 0.95 * float(cost)
+    assert float(without) < float(cost) - 50
 
 
 def test_padding_and_lead_in_do_not_count():

@@ -33,7 +33,7 @@ import numpy as np
 
 from nms_gym._pytree import pytree, static
 from nms_gym.errors import InputError, listed
-from nms_gym.recording.osim import Muscle, OsimModel, PathPoint, Wrap, body_fixed_xyz
+from nms_gym.recording.osim_model import Muscle, OsimModel, PathPoint, Wrap, body_fixed_xyz
 from nms_gym.skeleton.tree import (
     Function,
     Tree,
