@@ -216,6 +216,8 @@ def _mean_moments(evidence: Evidence) -> list[Picture]:
             _corner_r2(ax, evidence, windows, c)
     for row, c in enumerate(joints):
         axes[row, 0].set_ylabel(f"{_text(joint_name(c), 24)}\nmoment (N·m)")
+        bottom, top = axes[row, 0].get_ylim()
+        axes[row, 0].set_ylim(bottom, top + 0.13 * (top - bottom))  # room for R² above the curves
     for ax in axes[-1]:
         ax.set_xlabel("window (%)")
         ax.set_xlim(0, 100)

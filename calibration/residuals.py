@@ -108,7 +108,7 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
         length = beyond(out.fiber_length - high, p.fiber_length_tolerance)
         length = length + beyond(low - out.fiber_length, p.fiber_length_tolerance)
         strain = beyond(out.tendon_strain - p.max_tendon_strain, p.tendon_strain_tolerance)
-        return Forces(out.tendon_force, jnp.stack([length, strain]) * data.counted[:, :, None])
+        return Forces(out.tendon_force, jnp.stack([length, strain]) * data.counted[None, :, :, None])
 
     def moment_residual(data: Data, f: Forces) -> Array:
         moments = jnp.einsum("stkm,stm->stk", data.replay.moment_arms, f.tendon_force)

@@ -17,7 +17,7 @@ from nms_gym.errors import InputError
 from nms_gym.model import NmsModel, NmsOutput, NmsParams, entries
 from nms_gym.recording.storage import write_table
 from nms_gym.recording.trial import Trial
-from nms_gym.replay import Segment
+from nms_gym.replay import Segment, make_segment
 from nms_gym.subject import Subject, save_subject
 
 

@@ -35,7 +35,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Personalise EMG-driven musculoskeletal models, predict joint moments, and act on them in Gymnasium.",
 )
-console = Console(highlight=False)
+# Piped into a file or a pager, tables get room instead of the 80 columns of a terminal that is not there.
+console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the results.")]
 
@@ -73,8 +74,8 @@ def _setup() -> None:
     # Through the environment, which JAX reads when it is imported: no command pays for what it does not use.
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     folder = os.environ.get("NMS_GYM_CACHE_DIR", str(Path(base) / "nms-gym" / "jax"))
-    # By machine, because XLA loads code that was compiled for another processor. It also compares tuning hints as if they
-    # were processor features and warns at length about its own files, hence the log level; failures still raise.
+    # By machine, because XLA loads code that was compiled for another processor. It also compares tuning hints as if
+    # they were processor features and warns at length about its own files, hence the log level; failures still raise.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(folder) / platform.node()))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
@@ -160,9 +161,9 @@ def _calibrate(study: Study, folder: Path, *, report: bool) -> tuple[Outcome, li
 
     require_folder(folder)
     model, joints = study.model, study.problem.coordinates
+    how = f"{model.settings.tendon} tendon, {study.fit_options['solver']}, {study.fit_options['starts']} starts"
     _say(
-        f"calibrating {len(model.muscles)} muscles on {len(study.train)} windows of {listed(joints)} "
-        f"({model.settings.tendon} tendon, {study.fit_options['solver']}, {study.fit_options['starts']} starts); compiling"
+        f"calibrating {len(model.muscles)} muscles on {len(study.train)} windows of {listed(joints)} ({how}); compiling"
     )
     if model.passive_muscles:
         console.print(f"  no channel drives {listed(model.passive_muscles, 50)}: passive", markup=False)
@@ -228,7 +229,8 @@ def inspect(file: Annotated[Path, typer.Argument(help=".osim, .sto, .mot, .csv, 
 
         listings = describe(file)
     for title, header, rows in listings:
-        table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
+        console.print(escape(title), style="italic", soft_wrap=True)
+        table = Table(box=None, pad_edge=False)
         for i, name in enumerate(header):
             table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
         for row in rows:
@@ -275,18 +277,26 @@ def fit_paths_command(
     """Fit polynomial muscle paths to an OpenSim model and write a model file that needs no OpenSim."""
     import math
 
+    from calibration.workflow import make_folder, require_folder
     from nms_gym.model_file import model_from_osim, write_model_file
     from nms_gym.muscle.path_fitting import direct_sampler, fit_paths
     from nms_gym.muscle.paths import muscles_crossing
     from nms_gym.recording.osim import read_osim
 
     began = time.perf_counter()
+    if output.suffix != ".json" or output.is_dir():
+        raise InputError(f"--output is {str(output)!r}; expected a file name that ends in .json")
+    require_folder(output.parent)
     osim = read_osim(model_file)
     joints = _split(coordinates)
+    if not joints:
+        raise InputError("--coordinates is empty; name the joint coordinates, such as r_elbow_flex")
     crossing = muscles_crossing(osim, joints)
     chosen = (
         _split(muscles) if muscles else [m.name for m in osim.muscles if any(m.name in c for c in crossing.values())]
     )
+    if not chosen:
+        raise InputError(f"{model_file}: no muscle crosses {listed(joints)}; name other --coordinates, or --muscles")
     limits = [osim.coordinate(c).range for c in joints]
     if ranges is not None:
         limits = [_range(text) for text in _split(ranges)]
@@ -309,6 +319,7 @@ def fit_paths_command(
     with _steps() as update:
         paths, quality = fit_paths(sample, chosen, joints, limits, progress=update)
     model = model_from_osim(osim, chosen, joints, paths=paths, source=f"{model_file.name}, paths fitted by nms-gym")
+    make_folder(output.parent)
     write_model_file(output, model)
     console.print(quality.table(), markup=False, soft_wrap=True)
     _done([output], began)

@@ -103,7 +103,7 @@ def _npz(file: Path) -> list[Listing]:
                 value = arrays[name]
             except (ValueError, zlib.error, zipfile.BadZipFile) as error:
                 raise InputError(f"{file}: array {name!r} cannot be read ({error})") from error
-            text = listed(value.astype(str).ravel(), 6) if value.dtype.kind == "U" else ""
+            text = listed(value.ravel().tolist(), 6) if value.dtype.kind == "U" else ""
             rows.append([name, str(value.dtype), " x ".join(map(str, value.shape)) or "scalar", text])
     return [(f"{file.name}: arrays, no trial file", ("name", "type", "shape", "text"), rows)]
 

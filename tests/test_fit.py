@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from calibration.fit import Progress, Status, fit, starting_points
-from calibration.problem import DEFAULT_FREE, Free, Problem, make_layout, params_at
+from calibration.problem import Free, Penalties, Problem, make_layout, params_at
 from calibration.validation import compare, evaluate, predict_segment, tabulate
 from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
@@ -24,16 +24,14 @@ ARM = read_model_file(asset_path("arm/model.json"))
 CHANNELS = ("TRI", "TRIlat", "BIC", "BICshort")
 WEIGHTS = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0.5, 0.5]], float)
 MODEL = NmsModel(ARM.muscles, ARM.coordinates, CHANNELS, Settings(), WEIGHTS, ARM.paths)
-FREE = tuple(
-    DEFAULT_FREE[kind]
-    for kind in (
-        "max_isometric_force",
-        "optimal_fiber_length",
-        "tendon_slack_length",
-        "shape_factor",
-        "emg_gain",
-        "electromechanical_delay",
-    )
+# Bounds so wide that none is met.
+FREE = (
+    Free("max_isometric_force", (0.2, 5.0), 0.3, share="groups"),
+    Free("optimal_fiber_length", (0.5, 2.0), 0.1),
+    Free("tendon_slack_length", (0.7, 1.4), 0.04),
+    Free("shape_factor", (-6.0, 2.0), 0.75, relative=False, share="groups"),
+    Free("emg_gain", (0.05, 20.0), 0.5),
+    Free("electromechanical_delay", (0.0, 0.13), 0.02, relative=False, share="all"),
 )
 
 
@@ -78,18 +76,20 @@ def person():
         MODEL,
         {
             **ARM.parameters,
-            "max_isometric_force": off("max_isometric_force", 0.25),
+            "max_isometric_force": off("max_isometric_force", 0.15),
             "optimal_fiber_length": off("optimal_fiber_length", 0.08),
             "tendon_slack_length": off("tendon_slack_length", 0.03),
-            "shape_factor": [-2.0, -1.5, -1.0, -1.2, -2.2, -0.8],
-            "emg_gain": [0.5, 0.8, 0.6, 0.7],
+            "pennation_at_optimal": 1.1 * ARM.parameters["pennation_at_optimal"],  # not among the free
+            "shape_factor": [-1.5, -1.2, -1.0, -1.2, -1.8, -0.8],
+            "emg_gain": [0.6, 0.8, 0.6, 0.7],
             "electromechanical_delay": 0.06,
         },
     )
     train, held_out = reach(1, 3.0, truth), reach(2, 3.0, truth)
     start = make_params(MODEL, ARM.parameters)
-    groups = {"triceps": ("TRIlong", "TRIlat", "TRImed")}
-    problem = Problem(MODEL, start, (make_segment(MODEL, train, start=0.2),), FREE, groups)
+    groups = {"triceps": ("TRIlong", "TRIlat", "TRImed")}  # whose strengths truly differ
+    precise = Penalties(moment_tolerance=0.05)  # 2 % noise, and a model that cannot be all wrong
+    problem = Problem(MODEL, start, (make_segment(MODEL, train, start=0.2),), FREE, groups, precise)
     return problem, truth, (make_segment(MODEL, held_out, start=0.2),)
 
 
@@ -112,7 +112,8 @@ def test_calibration_predicts_what_it_never_saw(person, calibrated):
         assert after[coordinate] > 0.98
         assert before[coordinate] < 0.8
     assert result.status is Status.CONVERGED
-    assert result.cost < 0.1 * result.start_cost
+    assert result.cost < 0.01 * result.start_cost
+    assert result.at_bounds == ()
     # The common delay is well determined.
     np.testing.assert_allclose(result.params.electromechanical_delay, 0.06, atol=0.006)
 
@@ -165,14 +166,15 @@ def test_second_fit_of_the_layout_does_not_compile(person, calibrated):
     assert second.cost != first.cost
 
 
-def test_adam_comes_close(person, calibrated):
-    problem, _, held_out = person
-    best = calibrated[0].cost
+def test_adam_comes_close(person):
+    """At the default tolerance, whose valley is less narrow."""
+    problem = dataclasses.replace(person[0], penalties=Penalties())
+    best = fit(problem, starts=1).cost
     result = fit(problem, solver="adam", starts=1, max_iterations=400)
     assert result.solver == "adam"
-    assert result.cost < 1.05 * best
+    assert best < result.cost < 1.05 * best
+    assert result.cost < 0.2 * result.start_cost
     assert result.cost == pytest.approx(np.nanmin(result.history), rel=1e-12)
-    assert min(m.r2 for m in evaluate(MODEL, result.params, held_out)) > 0.97
 
 
 def test_bounds_are_respected_and_reported(person):
