@@ -34,7 +34,7 @@ from nms_gym.recording.arrays import read_arrays
 from nms_gym.recording.muscle_analysis import read_muscle_analysis
 from nms_gym.recording.osim import read_osim
 from nms_gym.recording.storage import Table, read_coordinates, read_moments, read_table, require_unique
-from nms_gym.recording.trial import Trial, load_trial, make_trial
+from nms_gym.recording.trial import UNDERSHOOT, Trial, load_trial, make_trial
 from nms_gym.replay import Segment, make_segment
 
 Say = Callable[[str], None]
@@ -450,9 +450,24 @@ def _envelope(table: Table, recipe: EmgRecipe) -> Table:
             where=table.path,
         ).table()
         time, values = envelope.time, envelope.data
+    else:
+        _check_envelope(table)
     if recipe.baseline is not None:
         values = remove_baseline(values, recipe.baseline, table.path)
     return dataclasses.replace(table, time=time, data=values)
+
+
+def _check_envelope(table: Table) -> None:
+    """Before the baseline is taken off: a quantile hides both where a gap is and that a signal was never rectified."""
+    for name, x in zip(table.labels, table.data.T, strict=True):
+        if not np.isfinite(x).all():
+            at = table.time[int(np.argmax(~np.isfinite(x)))]
+            raise InputError(f"{table.path}: EMG channel {name!r} has no finite value at time {at:.6g} s; fill the gap")
+        if x.min() < -UNDERSHOOT * np.abs(x).max():
+            raise InputError(
+                f"{table.path}: EMG channel {name!r} goes down to {x.min():.4g}; an envelope is not negative: "
+                "this looks unrectified; use kind = 'raw'"
+            )
 
 
 def _scaled(table: Table, reference: np.ndarray) -> Table:

@@ -27,6 +27,7 @@ from nms_gym.errors import InputError, listed
 if TYPE_CHECKING:
     from calibration.config import Study
     from calibration.workflow import Outcome
+    from nms_gym.recording.osim import OsimModel
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,6 +38,8 @@ app = typer.Typer(
 )
 # Piped into a file or a pager, tables get room instead of the 80 columns of a terminal that is not there.
 console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
+
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the results.")]
 
@@ -50,17 +53,18 @@ def main() -> None:
     except (InputError, OSError) as error:  # OSError: a full disk, a file that may not be read
         print(f"nms-gym: {error}", file=sys.stderr)
         sys.exit(2)
-    except (KeyboardInterrupt, typer.Abort):
-        print("nms-gym: interrupted", file=sys.stderr)
-        sys.exit(130)
     except typer.Exit as done:
-        sys.exit(done.exit_code)
+        code = done.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except Exception as error:
         # Typer's own usage errors carry their exit code and message; anything else is a defect and keeps its traceback.
         if hasattr(error, "exit_code") and hasattr(error, "show"):
             error.show()  # type: ignore[attr-defined]
             sys.exit(error.exit_code)  # type: ignore[attr-defined]
         raise
+    if code == INTERRUPTED:  # Typer itself turns Ctrl-C into this code
+        print("nms-gym: interrupted", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -297,13 +301,9 @@ def fit_paths_command(
     )
     if not chosen:
         raise InputError(f"{model_file}: no muscle crosses {listed(joints)}; name other --coordinates, or --muscles")
-    limits = [osim.coordinate(c).range for c in joints]
-    if ranges is not None:
-        limits = [_range(text) for text in _split(ranges)]
-        if len(limits) != len(joints):
-            raise InputError(
-                f"--ranges has {len(limits)} entries for {len(joints)} coordinates; give 'low:high' for each"
-            )
+    for m in chosen:
+        osim.muscle(m)  # complains about an unknown one
+    limits = _limits(osim, joints, ranges)
     if sampler == "direct":
         sample = direct_sampler(osim, chosen, joints)
     elif sampler == "opensim":
@@ -327,6 +327,22 @@ def fit_paths_command(
 
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _limits(osim: OsimModel, joints: Sequence[str], ranges: str | None) -> list[tuple[float, float]]:
+    """Range of each joint in radians: as asked for, else the model's."""
+    import math
+
+    limits = [osim.coordinate(c).range for c in joints] if ranges is None else [_range(t) for t in _split(ranges)]
+    if len(limits) != len(joints):
+        raise InputError(f"--ranges has {len(limits)} entries for {len(joints)} coordinates; give 'low:high' for each")
+    for c, (low, high) in zip(joints, limits, strict=True):
+        if osim.coordinate(c).motion == "rotational" and not -2 * math.pi <= low < high <= 2 * math.pi:
+            raise InputError(
+                f"{osim.path}: {c!r} from {math.degrees(low):g} to {math.degrees(high):g} deg is no range to fit over; "
+                "give low < high within a turn, by --ranges"
+            )
+    return limits
 
 
 def _range(text: str) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import warnings
 from pathlib import Path
@@ -229,7 +230,8 @@ def opensim_files(folder: Path, *, in_degrees: bool = True, **changes) -> Path:
         folder,
         (
             TRIAL.format(name="reach_1", role="train = true"),
-            '\n[[trials]]\nname = "reach_1"\ntrain = true\nkinematics = "ik.mot"\nmoments = "id.sto"\nemg = "emg.sto"\n',
+            '\n[[trials]]\nname = "reach_1"\ntrain = true\n'
+            'kinematics = "ik.mot"\nmoments = "id.sto"\nemg = "emg.sto"\n',
         ),
     )
     a = recording("reach_1") | changes
@@ -416,7 +418,7 @@ BAD_STUDIES = {
     "empty window": ("[[0.2, 0.7]]", "[[0.7, 0.7]]", "reach_2.*window 0.7 to 0.7 s is empty"),
     "window backwards": ("[[0.2, 0.7]]", "[[0.7, 0.2]]", "reach_2.*window 0.7 to 0.2 s is empty"),
     "window of a few samples": ("[[0.2, 0.7]]", "[[0.2, 0.22]]", "holds 3 samples.*widen"),
-    "window outside": ("[[0.2, 0.7]]", "[[0.2, 7]]", "window 0.2 to 7 s .*not inside .*1.5 s"),
+    "window outside": ("[[0.7, 1.4]]", "[[0.7, 7]]", "window 0.7 to 7 s .*not inside .*1.5 s"),
     "window of words": ("[[0.2, 0.7]]", '[["a", 0.7]]', r"train is .*expected true, or windows"),
     "window not nested": ("[[0.2, 0.7]]", "[0.2, 0.7]", r"train is .*expected true, or windows"),
     "overlapping windows": ("[[0.2, 0.7]]", "[[0.2, 0.8]]", "0.2 to 0.8 s .*0.7 to 1.4 s .*overlap"),
@@ -475,7 +477,7 @@ BAD_ARRAYS = {
     "late EMG": ({"emg_time": lambda t: t + 9}, "EMG and motion do not overlap"),
     "dead channel": ({"raw_emg": lambda e: e * [1, 0, 1]}, "reach_1.npz.*'triceps_long' is dead"),
     "shapes disagree": ({"q": lambda q: q[:-3]}, r"reach_1.npz: q has shape \(298, 2\); expected \(301, 2\)"),
-    "out of the paths' domain": ({"q": lambda q: q + [0, 2.0]}, "'reach_1'.*'r_elbow_flex'"),
+    "out of the paths' domain": ({"q": lambda q: q + np.array([0, 2.0])}, "'reach_1'.*'r_elbow_flex'"),
     "constant moment": ({"moments": lambda m: 0 * m}, "measured moment of 'r_shoulder_elev' is constant"),
 }
 
@@ -513,10 +515,20 @@ def test_a_bad_parameter_table_is_refused_by_muscle_and_column(tmp_path, rows, e
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # NumPy leaves a broken archive open
 def test_a_broken_npz_is_refused(tmp_path, content):
     path = write_study(tmp_path)
     (tmp_path / "reach_1.npz").write_bytes(content)
     assert "reach_1.npz: not a readable .npz" in refusal(path)
+    gc.collect()
+
+
+def test_a_gap_in_envelopes_is_named_with_its_time(tmp_path):
+    raw = recording("reach_1")["raw_emg"]
+    envelopes = np.abs(raw)
+    envelopes[600, 2] = np.nan
+    path = write_study(tmp_path, ('kind = "raw"', 'kind = "envelope"'), raw_emg=envelopes)
+    assert re.search(r"reach_1.npz: EMG channel 'triceps_lateral' has no finite value at time 0.1 s", refusal(path))
 
 
 def test_an_osim_model_without_muscle_tables_says_what_is_missing(tmp_path):

@@ -124,7 +124,9 @@ def test_no_nan_in_values_or_gradients(name, dtype):
     curve, (low, high) = FUNCTIONS[name]
     # The width of the second Gaussian is zero at 0.029947116970696 / 0.200356847296188 = 0.149468...
     zero = 0.029947116970696 / 0.200356847296188
-    x = np.concatenate([np.linspace(low, high, 4001), zero + np.linspace(-1e-3, 1e-3, 2001), zero + 1e-7 * np.arange(-9, 9)])
+    x = np.concatenate(
+        [np.linspace(low, high, 4001), zero + np.linspace(-1e-3, 1e-3, 2001), zero + 1e-7 * np.arange(-9, 9)]
+    )
     x = jnp.asarray(x, dtype)
     value, slope = jax.vmap(jax.value_and_grad(curve))(x)
     forward = jax.jvp(curve, (x,), (jnp.ones_like(x),))[1]

@@ -88,7 +88,7 @@ def person():
     train, held_out = reach(1, 3.0, truth), reach(2, 3.0, truth)
     start = make_params(MODEL, ARM.parameters)
     groups = {"triceps": ("TRIlong", "TRIlat", "TRImed")}  # whose strengths truly differ
-    precise = Penalties(moment_tolerance=0.05)  # 2 % noise, and a model that cannot be all wrong
+    precise = Penalties(moment_tolerance=0.1)  # 2 % noise, and a model that is not all wrong
     problem = Problem(MODEL, start, (make_segment(MODEL, train, start=0.2),), FREE, groups, precise)
     return problem, truth, (make_segment(MODEL, held_out, start=0.2),)
 
@@ -166,33 +166,12 @@ def test_second_fit_of_the_layout_does_not_compile(person, calibrated):
     assert second.cost != first.cost
 
 
-def test_adam_comes_close(person):
-    """At the default tolerance, whose valley is less narrow."""
-    problem = dataclasses.replace(person[0], penalties=Penalties())
-    best = fit(problem, starts=1).cost
-    result = fit(problem, solver="adam", starts=1, max_iterations=400)
+def test_adam_comes_close(person, calibrated):
+    best = calibrated[0].cost
+    result = fit(person[0], solver="adam", starts=1, learning_rate=0.2, max_iterations=400)
     assert result.solver == "adam"
-    assert best < result.cost < 1.05 * best
-    assert result.cost < 0.2 * result.start_cost
+    assert result.cost < 1.05 * best
     assert result.cost == pytest.approx(np.nanmin(result.history), rel=1e-12)
-
-
-def test_bounds_are_respected_and_reported(person):
-    """A box too small for the truth: both solvers stop at it, and say so."""
-    problem, _, _ = person
-    free = (
-        Free("emg_gain", (0.9, 1.1), 0.5),
-        Free("electromechanical_delay", (0.02, 0.04), 0.02, relative=False, share="all"),
-    )
-    for solver in ("lm", "adam"):
-        result = fit(dataclasses.replace(problem, free=free), solver=solver, starts=1, max_iterations=50)
-        gain = result.params.emg_gain / np.asarray(problem.start.emg_gain)
-        assert np.all((gain > 0.9 - 1e-9) & (gain < 1.1 + 1e-9))
-        delay = result.params.electromechanical_delay
-        assert np.all((delay > 0.02 - 1e-9) & (delay < 0.04 + 1e-9))
-        assert "electromechanical_delay:all" in result.at_bounds
-        np.testing.assert_allclose(delay, 0.04, atol=1e-6)
-        assert result.cost < result.start_cost
 
 
 def test_starts(person):
@@ -205,11 +184,30 @@ def test_starts(person):
     assert np.abs(points - starting_points(layout, 200, seed=2)).max() > 0.1
 
 
-# ---- endings other than success ----
+# ---- a box too small, and endings other than success ----
 
-SMALL = (Free("emg_gain", (0.1, 5.0), 0.5),)
+BOX = (
+    Free("emg_gain", (0.9, 1.1), 0.5),
+    Free("electromechanical_delay", (0.02, 0.04), 0.02, relative=False, share="all"),
+)
 # One limit for all, because compiled solvers are kept by it too.
-FEW = {"starts": 2, "max_iterations": 2}
+FEW = {"starts": 2, "max_iterations": 50}
+
+
+@pytest.mark.parametrize("solver", ["lm", "adam"])
+def test_bounds_are_respected_and_reported(person, solver):
+    """Both solvers stop at the bounds, and say so."""
+    problem, _, _ = person
+    result = fit(dataclasses.replace(problem, free=BOX), solver=solver, **FEW)
+    gain = result.params.emg_gain / np.asarray(problem.start.emg_gain)
+    assert np.all((gain > 0.9 - 1e-9) & (gain < 1.1 + 1e-9))
+    assert np.all((result.all_z >= result.layout.low) & (result.all_z <= result.layout.high))
+    np.testing.assert_allclose(result.params.electromechanical_delay, 0.04, atol=1e-6)
+    assert "electromechanical_delay:all" in result.at_bounds
+    assert result.cost < result.start_cost
+    # Fifty steps of Adam are too few, and it says so.
+    assert result.status is (Status.CONVERGED if solver == "lm" else Status.MAX_ITERATIONS)
+    assert "max_iterations" in Status.MAX_ITERATIONS.value
 
 
 @pytest.mark.parametrize("solver", ["lm", "adam"])
@@ -218,7 +216,7 @@ def test_data_that_are_not_finite_are_a_status(person, solver):
     segment = problem.segments[0]
     broken = dataclasses.replace(segment, measured=segment.measured.copy())
     broken.measured[60, 0] = np.nan
-    result = fit(dataclasses.replace(problem, segments=(broken,), free=SMALL), solver=solver, **FEW)
+    result = fit(dataclasses.replace(problem, segments=(broken,), free=BOX), solver=solver, **FEW)
     assert result.status is Status.NOT_FINITE
     assert "check lengths" in result.status.value
     for ours, theirs in zip(jax.tree.leaves(result.params), jax.tree.leaves(problem.start), strict=True):
@@ -232,7 +230,7 @@ def test_interruption_keeps_the_best_so_far(person, solver):
     def stop(progress):
         raise KeyboardInterrupt
 
-    result = fit(dataclasses.replace(problem, free=SMALL), solver=solver, progress=stop, **FEW)
+    result = fit(dataclasses.replace(problem, free=BOX), solver=solver, progress=stop, **FEW)
     assert result.status is Status.INTERRUPTED
     assert np.isfinite(result.cost)
     assert result.cost <= result.start_cost
@@ -249,10 +247,8 @@ def test_bad_requests_are_named(person):
 
 def test_settings_of_jax_are_left_alone(person):
     """The calibration is in float64 and reproduces bit for bit whatever the global setting, which stays as it was."""
-    problem = dataclasses.replace(person[0], free=SMALL)
+    problem = dataclasses.replace(person[0], free=BOX)
     expected = fit(problem, **FEW)
-    assert expected.status is Status.MAX_ITERATIONS
-    assert "max_iterations" in expected.status.value
     with jax.enable_x64(False):
         before = jax.config.jax_enable_x64
         result = fit(problem, **FEW)
@@ -390,7 +386,6 @@ def test_real_walking(data):
         assert len(held_out) >= 5
         before = {m.coordinate: m.r2 for m in evaluate(model, start, held_out)}
         after = {m.coordinate: m.r2 for m in evaluate(model, result.params, held_out)}
-        print(before, after)
         assert after["ankle_angle_r"] >= 0.80
         assert after["knee_angle_r"] >= 0.70
         assert all(after[c] > before[c] + 0.05 for c in after)

@@ -1,4 +1,4 @@
-"""The forward functions: gradients of every parameter, one step against the whole prediction, dtypes, bad parameters."""
+"""The forward functions: gradients of every parameter, single steps against the prediction, dtypes, bad parameters."""
 
 from __future__ import annotations
 
@@ -268,33 +268,31 @@ def test_batches_equal_loops(stepped):
 # ---- dtypes ----
 
 
-@pytest.mark.parametrize(("tendon", "activation"), [CONFIGURATIONS[0], CONFIGURATIONS[3]])
-def test_float32_program_stays_float32(tendon, activation):
-    """No constant or table pulls a float32 program up: neither under x64 nor without it."""
+@pytest.mark.parametrize(("tendon", "activation"), CONFIGURATIONS)
+def test_no_constant_pulls_a_float32_program_up(tendon, activation):
+    """Under x64, arrays of the traced program are all float32; its scalars may be Python's weakly typed numbers."""
     model = arm(tendon=tendon, activation=activation)
-    exact = predict(model, person(model), replay_of(model))
-    arguments = (model, person(model), replay_of(model))
+    single = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (model, person(model), replay_of(model)))
     q, qd = (jnp.asarray(x[0], jnp.float32) for x in motion())
-    half = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), arguments)
 
     def everything(model, params, replay, q, qd):
         out = predict_moments(model, params, replay)
         state = initial_state(model, params, replay_history(replay), replay.lengths[0], replay.dt)
         return out, neuromuscular_step(model, params, state, replay.excitations[-1], q, qd, replay.dt)
 
-    program = str(jax.make_jaxpr(everything)(*half, q, qd))
-    strong = re.findall(r"f64\[[^\]]+\]", program)  # scalars are Python's weakly typed numbers
-    assert not strong, set(strong)
-    out, _ = jax.jit(everything)(*half, q, qd)
-    assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {np.dtype(np.float32)}
+    program, shapes = jax.make_jaxpr(everything, return_shape=True)(*single, q, qd)
+    assert not set(re.findall(r"f64\[[^\]]+\]", str(program)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {np.dtype(np.float32)}
+
+
+def test_without_x64_all_is_float32(stepped):
+    """Tables and parameters that are float64 outside do not leak in, and the result is that of float64."""
+    model, params, replay, expected, _ = stepped
     with jax.enable_x64(False):
-        single = jax.jit(predict_moments)(*jax.tree.map(lambda x: np.asarray(x, np.float32), arguments))
-        assert single.moments.dtype == np.float32
-        # Tables that stay in float64 outside do not leak either.
-        assert jax.jit(predict_moments)(arm(), *jax.tree.map(np.asarray, arguments[1:])).moments.dtype == np.float32
-    scale = np.abs(exact.moments).max()
-    for got in (out, single):
-        assert np.abs(np.asarray(got.moments) - np.asarray(exact.moments)).max() < 2e-4 * scale
+        out = jax.jit(predict_moments)(*jax.tree.map(np.asarray, (model, params, replay)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {np.dtype(np.float32)}
+    scale = np.abs(expected.moments).max()
+    assert np.abs(np.asarray(out.moments, float) - np.asarray(expected.moments)).max() < 2e-4 * scale
 
 
 # ---- parameters and settings from outside ----

