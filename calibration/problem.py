@@ -9,6 +9,7 @@ parameter at its bound can leave again, which a squashing function would prevent
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -95,7 +96,7 @@ class Penalties:
             raise InputError(
                 f"fiber_length_range is {self.fiber_length_range}; use (low, high) with 0 < low < 1 < high"
             )
-        for name in ("moment_tolerance", "moment_bandwidth", "fiber_length_tolerance", "tendon_strain_tolerance"):
+        for name in (f.name for f in dataclasses.fields(self) if f.name != "fiber_length_range"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be positive")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import json
 import os
@@ -230,7 +229,7 @@ def test_ctrl_c_before_the_fit_leaves_nothing(calibrated, tmp_path, monkeypatch)
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("calibration.config.tomllib.loads", stop)
+    monkeypatch.setattr("calibration.study_keys.tomllib.loads", stop)
     ran = run("calibrate", study, "-o", tmp_path / "out")
     assert (ran.code, ran.err.strip()) == (130, "nms-gym: interrupted")
     assert list(tmp_path.iterdir()) == []
@@ -442,7 +441,6 @@ def cut_archive(path: Path) -> None:
         ("cut.npz", cut_archive, "cut.npz: not a readable .npz"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # NumPy leaves a broken archive open
 def test_predict_refuses_a_bad_trial(calibrated, tmp_path, name, make, expected):
     _, folder, _ = calibrated
     if make is not None:
@@ -450,7 +448,6 @@ def test_predict_refuses_a_bad_trial(calibrated, tmp_path, name, make, expected)
         make(tmp_path / name)
     assert expected in refused("predict", folder / "subject.json", tmp_path / name, "-o", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    gc.collect()
 
 
 def test_predict_refuses_two_trials_of_one_name(calibrated, tmp_path):

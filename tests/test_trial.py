@@ -340,9 +340,38 @@ def test_saved_trial_comes_back(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bare.npz", "trial.npz"]
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": "one"}, "version one"),
+        ({"sources": "not json"}, "sources is malformed"),
+        ({"time": np.array(1.0)}, "time is malformed"),
+        ({"q": np.array([["a", "b"]])}, "q is malformed"),
+    ],
+)
+def test_malformed_entries_are_named(tmp_path, change, message):
+    make_trial("t", **parts()).save(tmp_path / "t.npz")
+    with np.load(tmp_path / "t.npz") as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "t.npz", **{**arrays, **change})
+    with pytest.raises(InputError, match=message):
+        load_trial(tmp_path / "t.npz")
+
+
+def test_files_that_are_no_archives_are_refused(tmp_path):
+    (tmp_path / "empty.npz").write_bytes(b"")
+    with (tmp_path / "array.npz").open("wb") as stream:
+        np.save(stream, np.zeros(3))
+    make_trial("t", **parts()).save(tmp_path / "whole.npz")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:-200])
+    for name in ("empty", "array", "cut"):
+        with pytest.raises(InputError, match=f"{name}.npz"):
+            load_trial(tmp_path / f"{name}.npz")
+
+
 def test_unreadable_trial_files_are_refused(tmp_path):
     trial = make_trial("t", **parts())
-    with pytest.raises(InputError, match="no such trial file"):
+    with pytest.raises(InputError, match="no such file"):
         load_trial(tmp_path / "a.npz")
     (tmp_path / "a.npz").write_text("not a zip")
     with pytest.raises(InputError, match="not a readable"):

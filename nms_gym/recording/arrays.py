@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from nms_gym.errors import InputError, listed, near
 from nms_gym.recording.muscle_analysis import MuscleAnalysis
-from nms_gym.recording.storage import Table, require_unique
+from nms_gym.recording.storage import Table, read_npz, require_unique
 
 # What an array may be; "moment_coordinates" defaults to "coordinates" and "emg_time" to "time".
 ROLES = (
@@ -69,7 +67,7 @@ def read_arrays(path: str | os.PathLike[str], keys: Mapping[str, str | Sequence[
     needed = [role for role in ("time", "coordinates", "q") if role not in keys]
     if needed:
         raise InputError(f"{file}: no key given for {listed(needed)}; every recording needs time, coordinates, q")
-    stored = _load(file, [key for key in keys.values() if isinstance(key, str)])
+    stored = read_npz(file, [key for key in keys.values() if isinstance(key, str)])
     arrays = {role: _get(file, stored, role, key) for role, key in keys.items() if role != AXES}
 
     time = _numbers(file, arrays, "time", ())
@@ -88,23 +86,6 @@ def read_arrays(path: str | os.PathLike[str], keys: Mapping[str, str | Sequence[
         moments = Table(file, turned, time, _numbers(file, arrays, "moments", (len(time), len(turned))))
     geometry = _geometry(file, arrays, keys.get(AXES), time, turned) if "lengths" in arrays else None
     return Arrays(kinematics, speeds, emg, moments, geometry)
-
-
-def _load(file: str, keys: Iterable[str]) -> dict[str, np.ndarray | None]:
-    """The arrays asked for; None for the others, so that an error can list what there is."""
-    if not Path(file).is_file():
-        raise InputError(f"{file}: no such file")
-    wanted = set(keys)
-    try:
-        archive = np.load(file, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise InputError(f"{file}: a single array; expected an .npz file with named arrays")
-        with archive:
-            return {name: archive[name] if name in wanted else None for name in archive.files}
-    except InputError:
-        raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{file}: not a readable .npz file without pickled objects ({error})") from error
 
 
 def _geometry(

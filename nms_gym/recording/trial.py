@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from nms_gym.errors import InputError, listed, near
 from nms_gym.recording.muscle_analysis import MuscleAnalysis
 from nms_gym.recording.sampling import SAME_TIME, low_pass, resample, sampling_step, uniform
-from nms_gym.recording.storage import TRANSLATION_ENDINGS, Table, atomic_path, require_radians, require_unique
+from nms_gym.recording.storage import TRANSLATION_ENDINGS, Table, atomic_path, read_npz, require_radians, require_unique
 
 FORMAT = "nms_gym.trial"
 VERSION = 1
@@ -221,42 +220,42 @@ def load_trial(path: str | os.PathLike[str]) -> Trial:
     Raises:
         InputError: file missing, not such a file, of a newer version, or its content fails the checks.
     """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such trial file")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a readable .npz file ({error})") from error
+    arrays = read_npz(path)
     if str(arrays.pop("format", "")) != FORMAT:
         raise InputError(f"{path}: not a trial file (no format {FORMAT!r}); make one with Trial.save")
-    version = int(arrays.pop("version", np.array(0)))
-    if version != VERSION:
+    version = arrays.pop("version", None)
+    if version is None or version.shape != () or version != VERSION:
         raise InputError(f"{path}: trial file version {version}; this program reads version {VERSION}")
     values: dict[str, object] = {}
     for entry in dataclasses.fields(Trial):
-        if entry.name not in arrays:
-            continue
-        value = arrays[entry.name]
-        if entry.name == "sources":
-            values[entry.name] = json.loads(str(value))
-        elif entry.name == "name":
-            values[entry.name] = str(value)
-        elif entry.name == "synthetic":
-            values[entry.name] = bool(value)
-        elif value.dtype.kind == "U" or entry.name in (
-            "coordinates",
-            "channels",
-            "moment_coordinates",
-            "muscles",
-        ):
-            values[entry.name] = tuple(str(name) for name in value)
-        else:
-            values[entry.name] = value
+        value = arrays.get(entry.name)
+        if value is not None:
+            try:
+                values[entry.name] = _field(entry.name, value)
+            except (ValueError, TypeError) as error:
+                raise InputError(f"{path}: {entry.name} is malformed ({error}); save the trial again") from error
     missing = [e.name for e in dataclasses.fields(Trial) if e.name not in values and _required(e)]
     if missing:
         raise InputError(f"{path}: trial file lacks {listed(missing)}; save it again")
     return check_trial(Trial(**values))  # type: ignore[arg-type]
+
+
+def _field(name: str, value: np.ndarray) -> object:
+    """A field of a trial from its stored array."""
+    if name == "sources":
+        sources = json.loads(str(value))
+        if not isinstance(sources, dict):
+            raise ValueError(f"expected file names with hashes, found {sources!r}")
+        return sources
+    if name == "name":
+        return str(value)
+    if name == "synthetic":
+        return bool(value)
+    if name in ("coordinates", "channels", "moment_coordinates", "muscles"):
+        return tuple(str(n) for n in value)
+    if value.dtype.kind not in "fiu" or value.ndim == 0:
+        raise ValueError(f"expected numbers along time, found {value.dtype} of shape {value.shape}")
+    return value
 
 
 def _required(entry: dataclasses.Field) -> bool:
