@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from calibration.fit import Progress, Status, fit, starting_points
-from calibration.problem import Free, Penalties, Problem, make_layout, params_at
+from calibration.problem import Free, Problem, make_layout, params_at
+from calibration.residuals import make_objective, stack
 from calibration.validation import compare, evaluate, predict_segment, tabulate
 from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
@@ -87,8 +88,7 @@ def person():
     )
     train, held_out = reach(1, 3.0, truth), reach(2, 3.0, truth)
     start = make_params(MODEL, ARM.parameters)
-    precise = Penalties(moment_tolerance=0.1)  # 2 % noise, and a model that is not all wrong
-    problem = Problem(MODEL, start, (make_segment(MODEL, train, start=0.2),), FREE, penalties=precise)
+    problem = Problem(MODEL, start, (make_segment(MODEL, train, start=0.2),), FREE)
     return problem, truth, (make_segment(MODEL, held_out, start=0.2),)
 
 
@@ -111,10 +111,10 @@ def test_calibration_predicts_what_it_never_saw(person, calibrated):
         assert after[coordinate] > 0.98
         assert before[coordinate] < 0.8
     assert result.status is Status.CONVERGED
-    assert result.cost < 0.01 * result.start_cost
+    assert result.cost < 0.02 * result.start_cost
     assert result.at_bounds == ()
     # The common delay is well determined.
-    np.testing.assert_allclose(result.params.electromechanical_delay, 0.06, atol=0.006)
+    np.testing.assert_allclose(result.params.electromechanical_delay, 0.06, atol=0.005)
 
 
 def test_result_describes_itself(person, calibrated):
@@ -143,16 +143,22 @@ def test_result_describes_itself(person, calibrated):
 
 
 def test_minimum_is_a_minimum(person, calibrated):
-    """The gradient of the documented cost vanishes along what is free, relative to the start's."""
-    from calibration.residuals import make_objective, stack
-
-    problem, _, _ = person
+    """The gradient of the documented cost vanishes, relative to the start's; the truth is no better, by the noise."""
+    problem, truth, _ = person
     result, _ = calibrated
-    objective = make_objective(result.layout, problem.penalties)
-    gradient = jax.jit(lambda z: objective.quadratic(problem.model, stack(problem), problem.start, z).gradient)
-    at, start = np.asarray(gradient(result.z)), np.asarray(gradient(np.zeros(result.layout.size)))
-    inside = (result.z > result.layout.low) & (result.z < result.layout.high)
-    assert np.abs(at[inside]).max() < 1e-2 * np.abs(start).max()
+    layout = result.layout
+    objective = make_objective(layout, problem.penalties)
+    quadratic = jax.jit(lambda z: objective.quadratic(problem.model, stack(problem), problem.start, z))
+    at, start = quadratic(result.z), quadratic(np.zeros(layout.size))
+    assert float(at.cost) == pytest.approx(result.cost, rel=1e-9)
+    assert float(start.cost) == pytest.approx(result.start_cost, rel=1e-9)
+    assert np.abs(at.gradient).max() < 1e-3 * np.abs(start.gradient).max()
+    z = np.zeros(layout.size)
+    for kind, index in layout.index.items():
+        true, before = np.asarray(getattr(truth, kind)), np.asarray(getattr(problem.start, kind))
+        z[index] = np.log(true / before) if layout.relative[kind] else true - before
+    at_truth = float(quadratic(z / layout.sd).cost)
+    assert result.cost < at_truth < 0.1 * result.start_cost
 
 
 def test_second_fit_of_the_layout_does_not_compile(person, calibrated):
@@ -190,7 +196,7 @@ BOX = (
     Free("electromechanical_delay", (0.02, 0.04), 0.02, relative=False, share="all"),
 )
 # One limit for all, because compiled solvers are kept by it too.
-FEW = {"starts": 2, "max_iterations": 50}
+FEW = {"starts": 2, "max_iterations": 20}
 
 
 @pytest.mark.parametrize("solver", ["lm", "adam"])
@@ -204,7 +210,7 @@ def test_bounds_are_respected_and_reported(person, solver):
     np.testing.assert_allclose(result.params.electromechanical_delay, 0.04, atol=1e-6)
     assert "electromechanical_delay:all" in result.at_bounds
     assert result.cost < result.start_cost
-    # Fifty steps of Adam are too few, and it says so.
+    # Twenty-five steps of Adam are too few, and it says so.
     assert result.status is (Status.CONVERGED if solver == "lm" else Status.MAX_ITERATIONS)
     assert "max_iterations" in Status.MAX_ITERATIONS.value
 
