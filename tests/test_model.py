@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,8 @@ from nms_gym.model_file import read_model_file
 from nms_gym.muscle.geometry import lengths_and_moment_arms
 
 DT, STEPS = 0.01, 40
+# Compiled for one run only: optimising the machine code would take longer than running it.
+QUICK = {"xla_backend_optimization_level": 0}
 CHANNELS = ("TRI", "TRIlat", "BIC", "BICshort")
 # The brachialis has no channel; the medial head of the triceps takes the mean of two.
 DRIVEN = {
@@ -133,8 +136,8 @@ def gradient_case(request):
         values = jax.vmap(total, (0, None))(steps, replay)
         return (values[: len(flat)] - values[len(flat) :]) / (2 * h)
 
-    gradient = jax.jit(lambda replay: jax.grad(total)(jnp.zeros_like(flat), replay))
-    return model, unravel, gradient, jax.jit(differences)
+    gradient = jax.jit(lambda replay: jax.grad(total)(jnp.zeros_like(flat), replay), compiler_options=QUICK)
+    return model, unravel, gradient, jax.jit(differences, compiler_options=QUICK)
 
 
 @pytest.mark.parametrize("excitations", ["smooth", "special"])
@@ -166,7 +169,7 @@ def stepped(request):
     q, qd = motion()
     history = model.settings.history_length(DT)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICK)
     def run(params, replay, q, qd):
         start = replay_initial_state(model, params, replay)
         # The first step pushes the first sample; before it, the history ends one sample earlier.
@@ -201,6 +204,36 @@ def test_history_and_delay(stepped):
     channels = np.stack([replay.excitations[length - 1 - k :, i][:STEPS] for i, k in enumerate((0, 3, 10, 15))], -1)
     driven = channels * np.asarray(params.emg_gain)
     np.testing.assert_allclose(got, driven @ np.asarray(model.channel_weights).T, rtol=0, atol=1e-6)
+
+
+def test_activation_is_the_recursion_by_hand(stepped):
+    """From the excitation that the model reports: CEINMS's recursion from rest, then Lloyd & Besier's exponential."""
+    _, params, _, expected, _ = stepped
+    e, a = np.asarray(expected.excitation), np.asarray(params.shape_factor)
+    c1, c2 = (-np.exp(-DT / np.asarray(t)) for t in (params.filter_time_constant_1, params.filter_time_constant_2))
+    u1 = u2 = e[0]
+    for now, activation in zip(e, np.asarray(expected.activation), strict=True):
+        u1, u2 = (1 + c1 + c2 + c1 * c2) * now - (c1 + c2) * u1 - c1 * c2 * u2, u1
+        np.testing.assert_allclose(activation, (np.exp(a * u1) - 1) / (np.exp(a) - 1), rtol=0, atol=1e-12)
+
+
+def test_first_order_activation_by_hand():
+    """From the excitation that the model reports: the exponential midpoint rule, then the exponential shape."""
+    model = arm(activation="first_order")
+    params = person(model)
+    out = predict(model, params, replay_of(model))
+    e, a = np.asarray(out.excitation), np.asarray(params.shape_factor)
+    tau_a, tau_d = np.asarray(params.activation_time_constant), np.asarray(params.deactivation_time_constant)
+
+    def rate(excitation, u):
+        f, z = 0.5 * np.tanh(10.0 * (excitation - u)), 0.5 + 1.5 * u
+        return (f + 0.5) / (tau_a * z) + (0.5 - f) * z / tau_d
+
+    u = e[0]
+    for now, activation in zip(e, np.asarray(out.activation), strict=True):
+        middle = now + (u - now) * np.exp(-rate(now, u) * DT / 2)
+        u = now + (u - now) * np.exp(-rate(now, middle) * DT)
+        np.testing.assert_allclose(activation, (np.exp(a * u) - 1) / (np.exp(a) - 1), rtol=0, atol=1e-12)
 
 
 def test_moments_are_virtual_work(stepped):

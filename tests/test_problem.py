@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,8 @@ from nms_gym.model_file import read_model_file
 from nms_gym.recording.trial import Trial
 from nms_gym.replay import make_segment, padded
 
+# Compiled for one run only: optimising the machine code would take longer than running it.
+QUICK = {"xla_backend_optimization_level": 0}
 ARM = read_model_file(asset_path("arm/model.json"))
 CHANNELS = ("TRI", "BIC", "BSH")
 WEIGHTS = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0.5, 0.5]], float)
@@ -207,7 +210,7 @@ def test_coloured_quadratic_is_gauss_newton(settings):
     given = jax.tree.map(jnp.asarray, (model, stack(problem), problem.start))
     z = jnp.asarray(np.random.default_rng(2).uniform(-0.5, 0.5, layout.size))
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICK)
     def both(z):
         def with_itself(z):
             r, barriers = residuals(problem, layout, z)
@@ -216,8 +219,8 @@ def test_coloured_quadratic_is_gauss_newton(settings):
         return jax.jacfwd(with_itself, has_aux=True)(z)
 
     jacobian, (r, barriers) = jax.tree.map(np.asarray, both(z))
-    quadratic = jax.jit(objective.quadratic)(*given, z)
-    cost, gradient = jax.jit(jax.value_and_grad(objective.cost, argnums=3))(*given, z)
+    quadratic = jax.jit(objective.quadratic, compiler_options=QUICK)(*given, z)
+    cost, gradient = jax.jit(jax.value_and_grad(objective.cost, argnums=3), compiler_options=QUICK)(*given, z)
     assert float(quadratic.cost) == pytest.approx(0.5 * r @ r, rel=1e-9)
     assert float(cost) == pytest.approx(float(quadratic.cost), rel=1e-12)
     scale = np.abs(jacobian.T @ r).max()

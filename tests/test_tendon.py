@@ -17,6 +17,8 @@ from nms_gym.muscle.hill import MuscleParams
 from nms_gym.muscle.tendon import FiberState, fiber_step, initial_fiber
 
 CURVES = DeGrooteFregly2016()
+# Compiled for one run only: optimising the machine code would take longer than running it.
+QUICK = {"xla_backend_optimization_level": 0}
 PROFILES = ("step", "ramp", "bursts")
 SIMULATED = ("vasmed_like", "soleus_like", "gasmed_like", "bflh_like", "bicep_long_like")
 
@@ -38,7 +40,6 @@ def muscles(sets, damping=0.01, **changes):
     return jax.tree.map(jnp.asarray, dataclasses.replace(params, **changes))
 
 
-@partial(jax.jit, static_argnames=("tendon", "integrator", "iterations"))
 def traced(params, activation, lengths, velocities, dt, *, tendon="elastic", integrator="bdf2", iterations=5):
     """Every output of a motion (T, M), from rest in equilibrium at its first sample; (T - 1, M) leaves."""
 
@@ -49,9 +50,12 @@ def traced(params, activation, lengths, velocities, dt, *, tendon="elastic", int
     return jax.lax.scan(step, start, (activation[1:], lengths[1:], velocities[1:]))[1]
 
 
+compiled = jax.jit(traced, static_argnames=("tendon", "integrator", "iterations"), compiler_options=QUICK)
+
+
 def simulate(*args, **kwargs):
-    """``traced`` with NumPy leaves."""
-    return jax.tree.map(np.asarray, traced(*args, **kwargs))
+    """``traced``, compiled, with NumPy leaves."""
+    return jax.tree.map(np.asarray, compiled(*args, **kwargs))
 
 
 def table(data, name):
@@ -237,7 +241,7 @@ def gradients():
         forces = traced(params, activation, lengths, velocities, dt, tendon=tendon).tendon_force
         return jnp.sum(forces / jnp.broadcast_to(params.max_isometric_force, forces.shape))
 
-    return jax.jit(jax.grad(total, argnums=(0, 1, 2)), static_argnums=5)
+    return jax.jit(jax.grad(total, argnums=(0, 1, 2)), static_argnums=5, compiler_options=QUICK)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -324,9 +328,10 @@ def test_derivatives_match_central_differences(step_functions, which, tendon, in
         return functions[which](tendon, integrator, *unravel(flat * (1 + r)))
 
     zero = jnp.zeros_like(flat)
-    forward, reverse = jax.jit(jax.jacfwd(function))(zero), jax.jit(jax.jacrev(function))(zero)
+    quick = partial(jax.jit, compiler_options=QUICK)
+    forward, reverse = quick(jax.jacfwd(function))(zero), quick(jax.jacrev(function))(zero)
     h = 2e-6
-    moved = jax.jit(jax.vmap(function))(h * jnp.concatenate([jnp.eye(len(flat)), -jnp.eye(len(flat))]))
+    moved = quick(jax.vmap(function))(h * jnp.concatenate([jnp.eye(len(flat)), -jnp.eye(len(flat))]))
     differences = np.asarray(moved[: len(flat)] - moved[len(flat) :]).T / (2 * h)
     scale = np.maximum(np.abs(differences), 1e-2)
     assert np.max(np.abs(forward - differences) / scale) < 1e-6
