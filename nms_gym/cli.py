@@ -80,7 +80,8 @@ def _setup() -> None:
     folder = os.environ.get("NMS_GYM_CACHE_DIR", str(Path(base) / "nms-gym" / "jax"))
     # By machine, because XLA loads code that was compiled for another processor. It also compares tuning hints as if
     # they were processor features and warns at length about its own files, hence the log level; failures still raise.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(folder) / platform.node()))
+    if folder:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(folder) / platform.node()))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
