@@ -118,7 +118,9 @@ def fit(
     with jax.enable_x64(True):
         began = time.perf_counter()
         layout = make_layout(problem)
-        loop = _make_loop(layout, problem.penalties, solver, tolerance, learning_rate, limit)
+        # Only the schedule of the optax solvers depends on rate and limit; for "lm" they must not compile anew.
+        schedule = (0.0, 0) if solver == "lm" else (learning_rate, limit)
+        loop = _make_loop(layout, problem.penalties, solver, tolerance, *schedule)
         model, data, start = jax.tree.map(jnp.asarray, float64((problem.model, stack(problem), problem.start)))
         z0 = jnp.asarray(starting_points(layout, starts, seed))
         search = loop.begin(z0)
@@ -145,10 +147,11 @@ def fit(
         final = _best_cost(search)
         all_z = np.asarray(search.z if solver == "lm" else search.best_z)
         winner = int(np.argmin(np.where(np.isfinite(final), final, np.inf)))
-        if not np.isfinite(final[winner]):
-            status = Status.NOT_FINITE
-        elif bool(np.asarray(search.done)[winner]):
-            status = Status.CONVERGED
+        if status is not Status.INTERRUPTED:
+            if not np.isfinite(final[winner]):
+                status = Status.NOT_FINITE
+            elif bool(np.asarray(search.done)[winner]):
+                status = Status.CONVERGED
         params = jax.tree.map(np.asarray, loop.finish(start, jnp.asarray(all_z[winner])))
         return CalibrationResult(
             params=params,

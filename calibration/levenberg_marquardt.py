@@ -1,9 +1,9 @@
 """Levenberg-Marquardt in a box, pure and batched: every start takes its own steps inside one compiled loop.
 
-Damping follows Nielsen (1999, IMM-REP-1999-05). Bounds are kept by projection: an entry at its bound whose gradient
-points out is left out of the step, and the step is clipped, so entries can stop at a bound and leave it (Kanzow,
-Yamashita & Fukushima 2004, 10.1016/j.cam.2004.02.013, without their line search: a step that does not lower the cost is
-refused and the damping raised).
+Damping follows Nielsen (1999, IMM-REP-1999-05). Bounds are kept by an active set (Nocedal & Wright 2006, section 16.5):
+an entry at its bound whose gradient points out stays, an entry that the step takes out of the box is moved to its
+bound, and the others are solved for again. Clipping alone ignores how they depend on each other and zigzags. A step
+that does not lower the cost is refused and the damping raised.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from nms_gym._pytree import pytree
 INITIAL_DAMPING = 1e-2
 # A damping this high moves nothing any more: the start is at a minimum to rounding, or its derivative is wrong.
 MAX_DAMPING = 1e12
+# How often a step is solved for again with more entries held at their bounds.
+ACTIVE_SET_PASSES = 4
 
 
 @pytree
@@ -59,14 +61,21 @@ def iterate(
 ) -> Search:
     """Try one step. A search that is done stays as it is."""
     z, at = search.z, search.at
+    damped = at.matrix + jnp.diag(jnp.diag(at.matrix) * search.damping)
+
+    def hold(_: int, step: tuple[Array, Array]) -> tuple[Array, Array]:
+        """Least of the damped model with the held entries moved as given; entries that leave the box are held next."""
+        moved, held = step
+        pull = jnp.where(held, moved, -(at.gradient + damped @ jnp.where(held, moved, 0.0)))
+        both_free = ~held[:, None] & ~held[None, :]
+        matrix = jnp.where(both_free, damped, 0.0) + jnp.diag(jnp.where(held, 1.0, 0.0))
+        moved = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(matrix), pull)
+        clipped = jnp.clip(z + moved, low, high) - z
+        return clipped, held | (clipped != moved)
+
     stuck = ((z <= low) & (at.gradient > 0)) | ((z >= high) & (at.gradient < 0))
-    gradient = jnp.where(stuck, 0.0, at.gradient)
-    both_free = ~stuck[:, None] & ~stuck[None, :]
-    scale = jnp.diag(at.matrix) * search.damping
-    matrix = jnp.where(both_free, at.matrix, 0.0) + jnp.diag(jnp.where(stuck, 1.0, scale))
-    step = -jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(matrix), gradient)
-    trial = jnp.clip(z + step, low, high)
-    moved = trial - z
+    moved, _ = jax.lax.fori_loop(0, ACTIVE_SET_PASSES, hold, (jnp.zeros_like(z), stuck))
+    trial = jnp.clip(z + moved, low, high)  # the sum may round across a bound
     new = quadratic(trial)
 
     predicted = -(at.gradient @ moved + 0.5 * moved @ at.matrix @ moved)

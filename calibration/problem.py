@@ -218,6 +218,12 @@ def make_layout(problem: Problem) -> Layout:
                 f"{free.kind} has no effect with activation={model.settings.activation!r} and "
                 f"tendon={model.settings.tendon!r}; leave it out of the free parameters"
             )
+        longest = model.settings.max_delay
+        if free.kind == "electromechanical_delay" and free.bounds[1] > longest + 1e-12:
+            raise InputError(
+                f"electromechanical_delay: upper bound {free.bounds[1]:g} s, but the settings keep only {longest:g} s "
+                "of excitation; raise max_delay or lower the bound"
+            )
         all_names = entries(model, free.kind)
         start = np.asarray(getattr(problem.start, free.kind), dtype=float)
         index[free.kind] = np.full(len(all_names), -1, np.int32)  # narrow: see activation.delayed_series
@@ -261,6 +267,8 @@ def _groups(problem: Problem, free: Free, names: tuple[str, ...]) -> list[tuple[
     """Which entries share one value: (label, members)."""
     chosen = names if free.only is None else free.only
     unknown = [n for n in chosen if n not in names]
+    if not chosen:
+        raise InputError(f"{free.kind}: 'only' names nothing; name entries of {listed(names, 50)}, or leave it out")
     if unknown:
         raise InputError(f"{free.kind}: no entry {listed(unknown)}; there are {listed(names, 50)}")
     if free.share == "each":
@@ -294,10 +302,13 @@ def _box(free: Free, label: str, start: np.ndarray) -> tuple[float, float]:
     if free.relative:
         if not (0 < low <= 1 <= high):
             raise InputError(f"{where}: relative bounds {low:g} to {high:g} must be positive and include 1, the start")
+        if not start.any():
+            raise InputError(f"{where}: the start is 0, and no factor moves it; use relative = false, or leave it out")
         return float(np.log(low) / free.prior_sd), float(np.log(high) / free.prior_sd)
-    if (start < low - 1e-12).any() or (start > high + 1e-12).any():
+    outside = start[(start < low - 1e-12) | (start > high + 1e-12)]
+    if outside.size:
         raise InputError(
-            f"{where}: the start {start.min():g} is outside its bounds {low:g} to {high:g} "
+            f"{where}: the start {outside[0]:g} is outside its bounds {low:g} to {high:g} "
             f"{PARAMETER_UNITS[free.kind]}; move one of them"
         )
     return float((low - start.min()) / free.prior_sd), float((high - start.max()) / free.prior_sd)

@@ -154,8 +154,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "pennation_at_optimal": (0.0, 1.4),
     "max_contraction_velocity": (0.1, 100.0),
     "fiber_damping": (0.0, 10.0),
-    "passive_fiber_strain_at_one_norm_force": (0.01, 10.0),
-    "tendon_strain_at_one_norm_force": (0.001, 1.0),
+    "passive_fiber_strain_at_one_norm_force": (0.1, 10.0),
+    "tendon_strain_at_one_norm_force": (0.005, 1.0),
     "filter_time_constant_1": (1e-5, 2.0),
     "filter_time_constant_2": (1e-5, 2.0),
     "activation_time_constant": (1e-4, 2.0),
@@ -212,12 +212,14 @@ def make_params(model: NmsModel, values: Mapping[str, Any], dtype: Any = None) -
         if array.shape != (len(names),):
             raise InputError(f"{kind} has shape {array.shape}; expected ({len(names)},), one per {listed(names)}")
         low, high = _LIMITS[kind]
+        if kind == "electromechanical_delay":
+            high = model.settings.max_delay  # an older sample is not in the history
         bad = ~((array >= low) & (array <= high))
         if bad.any():
             i = int(np.argmax(bad))
+            hint = "raise max_delay" if kind == "electromechanical_delay" else "check its file and units (SI, radians)"
             raise InputError(
-                f"{kind} of {names[i]!r} is {array[i]:g} {PARAMETER_UNITS[kind]}; allowed {low:g} to {high:g}. "
-                "Check the model file and its units (SI, radians)"
+                f"{kind} of {names[i]!r} is {array[i]:g} {PARAMETER_UNITS[kind]}; allowed {low:g} to {high:g}: {hint}"
             )
         leaves[kind] = array if dtype is None else jnp.asarray(array, dtype=dtype)
     return NmsParams(**leaves)
@@ -422,7 +424,11 @@ def replay_history(replay: Replay) -> Array:
 
 
 def replay_initial_state(model: NmsModel, params: NmsParams, replay: Replay) -> NmsState:
-    """State at the first sample of a recording."""
+    """State at the first sample of a recording.
+
+    Its history holds that sample already. Who goes on with ``replay_step`` from sample 0 shifts the history by one
+    (``excitation_history[1:]``, its oldest repeated), or the first sample counts twice; ``predict_moments`` takes care.
+    """
     return initial_state(model, params, replay_history(replay), replay.lengths[0], replay.dt)
 
 

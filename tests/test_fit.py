@@ -396,3 +396,9 @@ def test_real_walking(data):
         assert all(after[c] > before[c] + 0.05 for c in after)
     residual = [np.abs(predict_segment(model, result.params, s).residual).max() for s in (*train, *other)]
     assert max(residual) < 1e-6
+
+
+def test_iteration_limit_of_the_fast_solver_compiles_nothing_new(person, calibrated):
+    again = fit(person[0], starts=2, max_iterations=8)
+    assert again.compile_seconds < 0.15 * calibrated[0].compile_seconds
+    assert again.iterations <= 8

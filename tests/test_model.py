@@ -396,3 +396,8 @@ def test_longest_delay_fits_the_history():
         length = Settings(max_delay=0.15).history_length(dt)
         ramp = -dt * np.arange(length)[:, None]
         assert float(delayed(jnp.asarray(ramp), jnp.asarray([0.15]), dt)[0]) == pytest.approx(-0.15, abs=1e-12)
+
+
+def test_delay_longer_than_the_history_is_refused():
+    with pytest.raises(InputError, match=r"electromechanical_delay of 'TRI' is 0\.3.*0\.15.*max_delay"):
+        make_params(arm(), {**ARM.parameters, "electromechanical_delay": 0.3})

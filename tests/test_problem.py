@@ -295,6 +295,31 @@ def test_rigid_tendons_have_no_strain():
         problem_of(model, (DEFAULT_FREE["tendon_strain_at_one_norm_force"],))
 
 
+def test_a_bound_beyond_the_excitation_that_is_kept_is_named():
+    model = arm()
+    short = dataclasses.replace(model, settings=dataclasses.replace(model.settings, max_delay=0.05))
+    with pytest.raises(InputError, match=r"electromechanical_delay.*0\.13.*0\.05.*max_delay"):
+        problem_of(short)
+
+
+def test_parameters_that_cannot_move_are_named():
+    model = arm()
+    still = make_params(model, {**ARM.parameters, "fiber_damping": 0.0})
+    with pytest.raises(InputError, match=r"fiber_damping.*start is 0"):
+        problem_of(free=(DEFAULT_FREE["fiber_damping"],), start=still)
+    nobody = dataclasses.replace(DEFAULT_FREE["max_isometric_force"], only=())
+    with pytest.raises(InputError, match="only"):
+        problem_of(free=(nobody,))
+
+
+def test_the_start_outside_its_bounds_is_the_one_named():
+    model = arm()
+    delays = [0.03] * (len(model.channels) - 1) + [0.14]
+    start = make_params(model, {**ARM.parameters, "electromechanical_delay": delays})
+    with pytest.raises(InputError, match=r"0\.14 is outside"):
+        problem_of(free=(DEFAULT_FREE["electromechanical_delay"],), start=start)
+
+
 def test_bad_segments_are_named():
     good = problem_of().segments
     with pytest.raises(InputError, match=r"reach0 0.20-0.60 s: no measured moments of"):

@@ -9,6 +9,10 @@ ms are stable whatever the stiffness. The equation is written as a difference of
 the inverse tendon curve being a logarithm: the residual is well scaled in slack and taut tendons alike, and grows with
 ``w`` on any step short enough. Newton's method does not meet the derivatives; one last step, whose denominator is held
 constant, carries the implicit-function derivative and leaves the value where it was.
+
+The tendon curve is OpenSim's, -0.2 in the limit of a slack tendon: a fiber that shortens fast into a slack tendon gives
+a small push (to 0.03 of its maximum force in stress tests), and a musculotendon too short for its slack tendon and
+shortest fiber, which is a wrong parameter rather than a state, up to 0.2, with a residual that tells.
 """
 
 from __future__ import annotations
