@@ -100,7 +100,8 @@ def fit(
         problem: what to fit to what.
         solver: "lm" (Levenberg-Marquardt; the fast one) or an optax optimizer: "adam", "adabelief", "lion", "rmsprop".
         starts: solutions sought side by side, from different draws of the prior; the lowest cost wins.
-        max_iterations: per start; by default 60 for "lm" and 1000 for the others.
+        max_iterations: evaluations of the model per start, the start itself included, rounded up to whole batches (of 4
+            for "lm", 25 for the others); by default 60 and 1000.
         learning_rate: of the optax solvers, in prior standard deviations.
         tolerance: relative decrease of the cost below which a start is done.
         seed: of the starts.
@@ -133,8 +134,7 @@ def fit(
         history: list[np.ndarray] = []
         status = Status.MAX_ITERATIONS
         try:
-            # The first iteration only evaluates the start.
-            while loop.chunk * len(history) < limit + 1:
+            while loop.chunk * len(history) < limit:
                 search, costs = advance(search)
                 history.append(np.asarray(costs))
                 if progress is not None:
