@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import contextmanager
 
 import jax
 import numpy as np
 import pytest
 
-from calibration.fit import Progress, Status, fit, starting_points
+from calibration.fit import Progress, Status, _make_loop, fit, starting_points
 from calibration.problem import Free, Problem, make_layout, params_at
 from calibration.residuals import make_objective, stack
 from calibration.validation import compare, evaluate, predict_segment, tabulate
@@ -92,6 +93,20 @@ def person():
     return problem, truth, (make_segment(MODEL, held_out, start=0.2),)
 
 
+@contextmanager
+def compiling_nothing(problem):
+    """Neither another solver nor another program of it; counted, because times say little on a busy machine."""
+
+    def programs():
+        loop = _make_loop(make_layout(problem), problem.penalties, "lm", 1e-4, 0.0, 0)
+        return _make_loop.cache_info().misses, loop.advance._cache_size()
+
+    before = programs()
+    assert before[1] > 0
+    yield
+    assert programs() == before
+
+
 @pytest.fixture(scope="module")
 def calibrated(person):
     told = []
@@ -166,8 +181,8 @@ def test_second_fit_of_the_layout_does_not_compile(person, calibrated):
     problem, truth, _ = person
     first, _ = calibrated
     other = (make_segment(MODEL, reach(5, 3.0, truth), start=0.2),)
-    second = fit(dataclasses.replace(problem, segments=other), starts=2, max_iterations=60)
-    assert second.compile_seconds < 0.15 * first.compile_seconds
+    with compiling_nothing(problem):
+        second = fit(dataclasses.replace(problem, segments=other), starts=2, max_iterations=60)
     assert second.cost != first.cost
 
 
@@ -399,6 +414,6 @@ def test_real_walking(data):
 
 
 def test_iteration_limit_of_the_fast_solver_compiles_nothing_new(person, calibrated):
-    again = fit(person[0], starts=2, max_iterations=8)
-    assert again.compile_seconds < 0.15 * calibrated[0].compile_seconds
+    with compiling_nothing(person[0]):
+        again = fit(person[0], starts=2, max_iterations=8)
     assert again.iterations <= 8
