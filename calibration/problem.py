@@ -54,6 +54,7 @@ DEFAULT_FREE: dict[str, Free] = {
         Free("fiber_damping", (0.2, 3.0), 0.5, share="all"),
         Free("passive_fiber_strain_at_one_norm_force", (0.5, 2.0), 0.2),
         Free("tendon_strain_at_one_norm_force", (0.5, 2.0), 0.2),
+        Free("optimal_fiber_length_change", (0.0, 0.3), 0.1, relative=False, share="all"),
         Free("filter_time_constant_1", (0.25, 4.0), 0.4, share="all"),
         Free("filter_time_constant_2", (0.25, 4.0), 0.4, share="all"),
         Free("activation_time_constant", (0.4, 2.5), 0.3, share="all"),

@@ -14,6 +14,7 @@ KIND_NAMES: dict[str, str] = {
     "fiber_damping": "Fiber damping",
     "passive_fiber_strain_at_one_norm_force": "Passive fiber strain at F0",
     "tendon_strain_at_one_norm_force": "Tendon strain at F0",
+    "optimal_fiber_length_change": "Optimal fiber length change with activation",
     "filter_time_constant_1": "Activation filter, time constant 1",
     "filter_time_constant_2": "Activation filter, time constant 2",
     "activation_time_constant": "Activation time constant",

@@ -98,6 +98,8 @@ predict = jax.jit(predict_moments)
 
 # ---- gradients ----
 
+ADDITIVE = ("shape_factor", "optimal_fiber_length_change")
+
 CONFIGURATIONS = [(t, a) for t in ("elastic", "rigid") for a in ("second_order", "first_order")]
 
 
@@ -115,14 +117,14 @@ def special_excitations(length):
 def gradient_case(request):
     """Model, and compiled: reverse derivative and central differences of a weighted sum of moments, per unit change.
 
-    A unit change is a factor for all kinds but the shape factor, where it is added.
+    A unit change is a factor, or added for the kinds that may be 0 (``ADDITIVE``).
     """
     tendon, activation = request.param
     model = arm(tendon=tendon, activation=activation)
     params = person(model)
     flat, unravel = ravel_pytree(params)
     additive = ravel_pytree(
-        NmsParams(**{k: jnp.full(len(entries(model, k)), float(k == "shape_factor")) for k in PARAMETER_KINDS})
+        NmsParams(**{k: jnp.full(len(entries(model, k)), float(k in ADDITIVE)) for k in PARAMETER_KINDS})
     )[0]
     weights = jnp.asarray(np.random.default_rng(1).standard_normal((STEPS, 2)))
 

@@ -36,6 +36,7 @@ def muscles(sets, damping=0.01, **changes):
         fiber_damping=damping * same,
         passive_fiber_strain_at_one_norm_force=0.6 * same,
         tendon_strain_at_one_norm_force=0.049 * same,
+        optimal_fiber_length_change=0.0 * same,
     )
     return jax.tree.map(jnp.asarray, dataclasses.replace(params, **changes))
 

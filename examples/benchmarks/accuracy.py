@@ -30,7 +30,7 @@ STEP = 0.005
 
 def muscles(rows: np.ndarray, damping: float) -> hill.MuscleParams:
     """Muscles of the truth tables: max force, optimal fiber length, slack length, pennation."""
-    full = [np.full(len(rows), v) for v in (10.0, damping, 0.6, 0.049)]
+    full = [np.full(len(rows), v) for v in (10.0, damping, 0.6, 0.049, 0.0)]
     return hill.MuscleParams(*(jnp.asarray(x) for x in (*rows.T, *full)))
 
 

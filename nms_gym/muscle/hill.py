@@ -37,6 +37,8 @@ class MuscleParams:
     """force over ``max_isometric_force`` at normalised velocity 1"""
     passive_fiber_strain_at_one_norm_force: Array
     tendon_strain_at_one_norm_force: Array
+    optimal_fiber_length_change: Array
+    """fraction by which the optimal length of *active* force grows from full to no activation; 0 for none"""
 
 
 def half_thickness(params: MuscleParams) -> Array:
@@ -57,15 +59,31 @@ def shortest(params: MuscleParams) -> Array:
     return jnp.sqrt(jnp.maximum(MIN_FIBER_LENGTH**2 - h * h, MIN_ALONG_TENDON**2))
 
 
+def along_tendon(params: MuscleParams, x: Array) -> Array:
+    """``w`` of a normalised fiber length, the inverse of ``fiber_length``.
+
+    ``w^2`` is smoothly kept above the smallest allowed (exact to 1e-8 where it exceeds that by 0.02).
+    """
+    h = half_thickness(params)
+    low, k = MIN_ALONG_TENDON**2, 800.0
+    return jnp.sqrt(low + jnp.logaddexp(0.0, k * (x * x - h * h - 1e-12 - low)) / k)
+
+
 def tendon_length(params: MuscleParams, musculotendon_length: Array, w: Array) -> Array:
     """Tendon length over ``tendon_slack_length``."""
     return (musculotendon_length - params.optimal_fiber_length * w) / params.tendon_slack_length
 
 
 def fiber_force(curves: Curves, params: MuscleParams, activation: Array, x: Array, v: Array) -> Array:
-    """Normalised force along the fiber: active, passive and damping (Millard et al. 2013, 10.1115/1.4023390, eq. 7)."""
+    """Normalised force along the fiber: active, passive and damping (Millard et al. 2013, 10.1115/1.4023390, eq. 7).
+
+    The optimal length of active force depends on activation, ``l_opt (1 + change (1 - a))`` (Huijing 1996,
+    10.1016/0021-9290(95)00025-9; the form of Lloyd & Besier 2003 and of CEINMS, whose ``percentageChange`` is 0.15).
+    Passive force and velocity keep their normalisation, as they do there.
+    """
+    active_length = x / (1.0 + params.optimal_fiber_length_change * (1.0 - activation))
     return (
-        activation * curves.active_force_length(x) * curves.force_velocity(v)
+        activation * curves.active_force_length(active_length) * curves.force_velocity(v)
         + curves.passive_force_length(x, params.passive_fiber_strain_at_one_norm_force)
         + params.fiber_damping * v
     )

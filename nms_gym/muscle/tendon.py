@@ -18,7 +18,7 @@ shortest fiber, which is a wrong parameter rather than a state, up to 0.2, with 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,7 @@ class FiberOutput:
 
 
 # An implicit equation for ``w``, with everything else it depends on passed apart so that it can be frozen.
-Residual = Callable[[Array, "Inputs"], Array]
+Residual = Callable[[Array, Any], Array]
 
 
 @pytree
@@ -78,12 +78,12 @@ class Inputs:
     dt: Array | float
 
 
-def _value_and_slope(residual: Residual, inputs: Inputs, w: Array) -> tuple[Array, Array]:
+def _value_and_slope(residual: Residual, inputs: Any, w: Array) -> tuple[Array, Array]:
     """Residual at ``w`` and its derivative with respect to ``w``."""
     return jax.jvp(lambda w: residual(w, inputs), (w,), (jnp.ones_like(w),))
 
 
-def _with_implicit_derivative(residual: Residual, inputs: Inputs, w: Array, slope: Array) -> tuple[Array, Array]:
+def _with_implicit_derivative(residual: Residual, inputs: Any, w: Array, slope: Array) -> tuple[Array, Array]:
     """``w``, now with the derivative of the root with respect to ``inputs``, and the residual there."""
     w, slope = jax.lax.stop_gradient((w, slope))
     r = residual(w, inputs)
@@ -96,7 +96,7 @@ def _positive(slope: Array) -> Array:
 
 
 def _bracketed_newton(
-    residual: Residual, inputs: Inputs, guess: Array, low: Array, high: Array, iterations: int
+    residual: Residual, inputs: Any, guess: Array, low: Array, high: Array, iterations: int
 ) -> tuple[Array, Array]:
     """Root of an increasing ``residual`` by Newton's method, halving the bracket where a step leaves it.
 
@@ -236,3 +236,39 @@ def fiber_step(
     force = f0 * curves.tendon_force(lt, params.tendon_strain_at_one_norm_force)
     new = FiberState(along_tendon=w, length=x, previous_length=state.length)
     return new, FiberOutput(force, x, velocity(x, inputs), lt - 1.0, miss)
+
+
+def equilibrium_velocity(
+    curves: Curves, params: MuscleParams, activation: Array, fiber_length: Array, musculotendon_length: Array
+) -> Array:
+    """Fiber velocity at which a fiber of given length balances its tendon (Millard et al. 2013, 10.1115/1.4023390).
+
+    Solves ``a fl(x) fv(v) + fp(x) + damping v = ft(l_T) / cos(pennation)`` for ``v``. The left side grows with ``v``
+    wherever ``damping`` is positive, so there is one solution, between 0 and where damping alone would carry what is
+    missing at rest. Derivatives are those of the implicit function.
+
+    Args:
+        curves: the muscle family.
+        params: ``(M,)`` leaves; ``fiber_damping`` must be positive (a passive fiber without damping has no velocity).
+        activation: ``(M,)``
+        fiber_length: ``(M,)`` over ``optimal_fiber_length``.
+        musculotendon_length: ``(M,)`` m.
+
+    Returns:
+        ``(M,)`` over ``max_contraction_velocity * optimal_fiber_length``, positive lengthening.
+    """
+
+    def residual(v: Array, given: tuple[MuscleParams, Array, Array, Array]) -> Array:
+        params, activation, x, musculotendon_length = given
+        w = hill.along_tendon(params, x)
+        lt = hill.tendon_length(params, musculotendon_length, w)
+        tendon = curves.tendon_force(lt, params.tendon_strain_at_one_norm_force)
+        return hill.fiber_force(curves, params, activation, x, v) - tendon * (x / w)
+
+    inputs = (params, activation, fiber_length, musculotendon_length)
+    frozen = jax.lax.stop_gradient(inputs)
+    still = jnp.zeros_like(fiber_length * musculotendon_length)
+    missing = -residual(still, frozen) / jnp.maximum(frozen[0].fiber_damping, 1e-6)
+    low, high = jnp.minimum(missing, 0.0), jnp.maximum(missing, 0.0)
+    v, _ = _bracketed_newton(residual, frozen, still, low, high, BISECTIONS)
+    return _with_implicit_derivative(residual, inputs, v, _value_and_slope(residual, frozen, v)[1])[0]
