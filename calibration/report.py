@@ -320,7 +320,7 @@ def _muscle_table(evidence: Evidence) -> list[dict[str, Any]]:
                 "high": number(length[:, i].max()),
                 "outside": bool((length[:, i] < low).any() or (length[:, i] > high).any()),
                 "share": share(float(((length[:, i] < low) | (length[:, i] > high)).mean())),
-                "strain": number(100 * strain[:, i].max(), 1) if model.settings.tendon == "elastic" else "–",
+                "strain": number(100 * strain[:, i].max(), 1) if model.settings.tendon != "rigid" else "–",
                 "overstrained": bool(strain[:, i].max() > MAX_TENDON_STRAIN),
                 "excitation": number(excitation[:, i].max()),
                 "force": number(force[:, i].max(), 0),

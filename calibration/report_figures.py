@@ -409,7 +409,7 @@ def _fibers(evidence: Evidence) -> list[Picture]:
 
     model = evidence.model
     count = len(model.muscles)
-    elastic = model.settings.tendon == "elastic"
+    elastic = model.settings.tendon != "rigid"
     length, strain = evidence.pooled("fiber_length"), 100 * evidence.pooled("tendon_strain")
     solved = np.isfinite(length).all(axis=1)
     if not solved.any():

@@ -17,7 +17,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +33,15 @@ from nms_gym.muscle.geometry import PolynomialPaths, lengths_and_moment_arms, mu
 from nms_gym.muscle.hill import MuscleParams
 from nms_gym.muscle.moments import joint_moments
 from nms_gym.muscle.tendon import FiberState, Integrator, TendonKind, fiber_step, initial_fiber
+from nms_gym.skeleton.skeleton import Skeleton
 
 
 @dataclass(frozen=True)
 class Settings:
     """How the equations are solved. Part of a subject: parameters fitted with one choice do not suit another."""
 
-    tendon: TendonKind = "elastic"
+    tendon: Literal["rigid", "elastic", "mixed"] = "elastic"
+    """"mixed": rigid for ``NmsModel.rigid_tendons``, elastic for the others"""
     integrator: Integrator = "bdf2"
     newton_iterations: int = 5
     activation: ActivationKind = "second_order"
@@ -49,7 +51,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         allowed = {
-            "tendon": ("rigid", "elastic"),
+            "tendon": ("rigid", "elastic", "mixed"),
             "integrator": ("bdf2", "backward_euler"),
             "activation": ("second_order", "first_order"),
         }
@@ -78,6 +80,19 @@ class NmsModel:
     channel_weights: Array
     """(M, C); what each channel contributes to each muscle's excitation; a row of zeros is a passive muscle"""
     paths: PolynomialPaths | None = None
+    skeleton: Skeleton | None = None
+    """what moves when moments act; needed by ``rollout`` only"""
+    rigid_tendons: tuple[str, ...] = static(default=())
+    """muscles whose tendon is rigid when ``settings.tendon`` is "mixed" (``tendon.rigid_by_rule`` chooses them)"""
+
+    @property
+    def tendons(self) -> TendonKind | tuple[TendonKind, ...]:
+        """The kind of all tendons, or of each muscle's where they differ."""
+        kind = self.settings.tendon
+        if kind != "mixed":
+            return kind
+        kinds: list[TendonKind] = ["rigid" if muscle in self.rigid_tendons else "elastic" for muscle in self.muscles]
+        return tuple(kinds)
 
     @property
     def passive_muscles(self) -> tuple[str, ...]:
@@ -284,7 +299,7 @@ class Replay:
 def muscle_excitation(model: NmsModel, params: NmsParams, delayed_channels: Array) -> Array:
     """Excitation of every muscle ``(..., M)`` from delayed channels ``(..., C)``: gain, saturation at 1, mixing."""
     gain = jnp.broadcast_to(params.emg_gain, delayed_channels.shape)
-    return act.saturate(gain * delayed_channels) @ model.channel_weights.T
+    return act.saturate(gain * delayed_channels) @ jnp.asarray(model.channel_weights, delayed_channels.dtype).T
 
 
 def initial_state(model: NmsModel, params: NmsParams, history: Array, lengths: Array, dt: Array | float) -> NmsState:
@@ -301,8 +316,66 @@ def initial_state(model: NmsModel, params: NmsParams, history: Array, lengths: A
     settled = muscle_excitation(model, params, channels)
     activation = act.shaped(settled, params.shape_factor)
     s = model.settings
-    fiber = initial_fiber(s.tendon, s.curves, params, activation, lengths)
+    fiber = initial_fiber(model.tendons, s.curves, params, activation, lengths)
     return NmsState(history, settled, settled, fiber)
+
+
+def activation_step(
+    model: NmsModel, params: NmsParams, state: NmsState, excitation: Array, dt: Array | float
+) -> tuple[Array, Array]:
+    """Output of the activation dynamics ``(M,)`` after a step at ``excitation (M,)``, and the activation ``(M,)``."""
+    if model.settings.activation == "second_order":
+        filtered = act.second_order_step(
+            excitation,
+            state.filtered,
+            state.filtered_previous,
+            params.filter_time_constant_1,
+            params.filter_time_constant_2,
+            dt,
+        )
+    else:
+        filtered = act.first_order_step(
+            excitation, state.filtered, params.activation_time_constant, params.deactivation_time_constant, dt
+        )
+    return filtered, act.shaped(filtered, params.shape_factor)
+
+
+def excited_step(
+    model: NmsModel,
+    params: NmsParams,
+    state: NmsState,
+    excitation: Array,
+    lengths: Array,
+    velocities: Array,
+    moment_arms: Array,
+    dt: Array | float,
+) -> tuple[NmsState, NmsOutput]:
+    """``musculotendon_step`` from the excitation ``(M,)`` of every muscle on."""
+    s = model.settings
+    filtered, activation = activation_step(model, params, state, excitation, dt)
+    fiber, out = fiber_step(
+        model.tendons,
+        s.integrator,
+        s.newton_iterations,
+        s.curves,
+        params,
+        state.fiber,
+        activation,
+        lengths,
+        velocities,
+        dt,
+    )
+    output = NmsOutput(
+        moments=joint_moments(moment_arms, out.tendon_force),
+        tendon_force=out.tendon_force,
+        excitation=excitation,
+        activation=activation,
+        fiber_length=out.fiber_length,
+        fiber_velocity=out.fiber_velocity,
+        tendon_strain=out.tendon_strain,
+        residual=out.residual,
+    )
+    return NmsState(state.excitation_history, filtered, state.filtered, fiber), output
 
 
 def musculotendon_step(
@@ -327,45 +400,8 @@ def musculotendon_step(
         moment_arms: ``(K, M)`` m.
         dt: s.
     """
-    s = model.settings
     excitation = muscle_excitation(model, params, delayed_channels)
-    if s.activation == "second_order":
-        filtered = act.second_order_step(
-            excitation,
-            state.filtered,
-            state.filtered_previous,
-            params.filter_time_constant_1,
-            params.filter_time_constant_2,
-            dt,
-        )
-    else:
-        filtered = act.first_order_step(
-            excitation, state.filtered, params.activation_time_constant, params.deactivation_time_constant, dt
-        )
-    activation = act.shaped(filtered, params.shape_factor)
-    fiber, out = fiber_step(
-        s.tendon,
-        s.integrator,
-        s.newton_iterations,
-        s.curves,
-        params,
-        state.fiber,
-        activation,
-        lengths,
-        velocities,
-        dt,
-    )
-    output = NmsOutput(
-        moments=joint_moments(moment_arms, out.tendon_force),
-        tendon_force=out.tendon_force,
-        excitation=excitation,
-        activation=activation,
-        fiber_length=out.fiber_length,
-        fiber_velocity=out.fiber_velocity,
-        tendon_strain=out.tendon_strain,
-        residual=out.residual,
-    )
-    return NmsState(state.excitation_history, filtered, state.filtered, fiber), output
+    return excited_step(model, params, state, excitation, lengths, velocities, moment_arms, dt)
 
 
 def excite(state: NmsState, excitation: Array) -> NmsState:
