@@ -1,15 +1,18 @@
-"""Rebuild the shipped models: muscle parameters from the published OpenSim models, paths fitted by our own tool.
+"""Rebuild the shipped models: parameters and skeletons of the published OpenSim models, paths fitted by our own tool.
 
-    python examples/build_assets.py --data DIR --out assets [--only arm]
+    python examples/build_assets.py --data DIR --out assets [--only arm] [--skeleton-only]
 
 DIR holds ``arm26_elbow/original/arm26.osim`` and ``rajagopal_walk/original/subject_walk_scaled.osim``. The arm has
 ellipsoid wraps, so that its samples come from the real OpenSim (``pip install "nms-gym[opensim]"``); the leg needs no
-OpenSim. Prints the fit errors on held-out poses, muscles that miss the targets with their reason.
+OpenSim. Prints the fit errors on held-out poses, muscles that miss the targets with their reason. With
+``--skeleton-only`` the shipped paths and muscle parameters stay as they are and only the skeleton is read again, in
+a second and without OpenSim.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from nms_gym.errors import InputError, listed
-from nms_gym.model_file import model_from_osim, write_model_file
+from nms_gym.model_file import model_from_osim, read_model_file, write_model_file
 from nms_gym.muscle.opensim_sampler import opensim_sampler
 from nms_gym.muscle.path_fitting import direct_sampler, fit_paths
 from nms_gym.recording.osim import read_osim
+from nms_gym.skeleton.files import part
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,15 @@ ASSETS = {
 }
 
 
+def add_skeleton(name: str, data: Path, out: Path) -> None:
+    """Read the skeleton again and leave everything else in the model file as it is."""
+    file = out / name / "model.json"
+    model = read_model_file(file)
+    osim = read_osim(data / ASSETS[name].osim)
+    write_model_file(file, dataclasses.replace(model, skeleton=part(osim, model.coordinates)))
+    print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
+
+
 def build(name: str, data: Path, out: Path) -> None:
     asset = ASSETS[name]
     osim = read_osim(data / asset.osim)
@@ -108,12 +121,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of the published models")
     parser.add_argument("--out", type=Path, default=Path("assets"), help="where to write (default: assets)")
     parser.add_argument("--only", help=f"one of {listed(ASSETS)}")
+    parser.add_argument("--skeleton-only", action="store_true", help="keep the fitted paths, replace the skeleton")
     options = parser.parse_args(arguments)
+    make = add_skeleton if options.skeleton_only else build
     try:
         if options.only and options.only not in ASSETS:
             raise InputError(f"--only {options.only!r}: there are {listed(ASSETS)}")
         for name in [options.only] if options.only else ASSETS:
-            build(name, options.data, options.out)
+            make(name, options.data, options.out)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

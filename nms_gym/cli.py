@@ -1,4 +1,5 @@
-"""The command line: ``nms-gym demo``, ``calibrate``, ``predict``, ``inspect``, ``fit-paths``.
+"""The command line: ``nms-gym demo``, ``calibrate``, ``predict``, ``inspect``, ``fit-paths``, ``inverse-dynamics``,
+``reference``.
 
 The application layer: it may import everything, and nothing imports it. Bad input ends in one line on stderr and exit
 code 2. Heavy imports wait until a command needs them, so that ``--help`` is quick.
@@ -324,6 +325,72 @@ def fit_paths_command(
     write_model_file(output, model)
     console.print(quality.table(), markup=False, soft_wrap=True)
     _done([output], began)
+
+
+@app.command("inverse-dynamics")
+def inverse_dynamics_command(
+    model_file: Annotated[Path, typer.Argument(metavar="MODEL.osim", help="An OpenSim 4 model.")],
+    motion_file: Annotated[Path, typer.Argument(metavar="MOTION", help="Coordinates over time: .mot, .sto or .csv.")],
+    loads_file: Annotated[
+        Path | None, typer.Option("--loads", help="External loads (.xml), such as ground reaction forces.")
+    ] = None,
+    cutoff: Annotated[float | None, typer.Option(help="Low-pass of the coordinates in Hz; default: none.")] = None,
+    loads_cutoff: Annotated[float | None, typer.Option(help="Low-pass of the loads in Hz; default: none.")] = None,
+    coordinates: Annotated[
+        str | None, typer.Option(help="Coordinates wanted, comma separated; default: all that were recorded.")
+    ] = None,
+    start: Annotated[float | None, typer.Option(help="First time in s.")] = None,
+    end: Annotated[float | None, typer.Option(help="Last time in s.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Moments of another program (.sto) to compare with.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Moments to write (.sto).")] = Path("id.sto"),
+) -> None:
+    """Compute the joint moments of a recorded motion, as OpenSim's Inverse Dynamics does.
+
+    The file written serves as `moments` of a trial in a study, and OpenSim reads it.
+    """
+    from calibration.workflow import make_folder, require_folder
+    from nms_gym.inverse_dynamics import agreement, joint_moments, read_motion, write_joint_moments
+    from nms_gym.recording.external_loads import read_external_loads
+    from nms_gym.recording.osim import read_osim
+
+    began = time.perf_counter()
+    if output.suffix != ".sto" or output.is_dir():
+        raise InputError(f"--output is {str(output)!r}; expected a file name that ends in .sto")
+    if loads_cutoff is not None and loads_file is None:
+        raise InputError("--loads-cutoff needs --loads: there are no loads to filter")
+    require_folder(output.parent)
+    model = read_osim(model_file)
+    motion = read_motion(motion_file, model, cutoff).window(start, end)
+    loads = None if loads_file is None else read_external_loads(loads_file)
+    if loads is not None:
+        _say(f"loads on {listed(loads.bodies)}")
+        loads = loads.at(motion.time, loads_cutoff)
+    chosen = list(motion.coordinates) if coordinates is None else _split(coordinates)
+    _say(f"{len(motion.time)} times from {motion.time[0]:g} to {motion.time[-1]:g} s, {len(chosen)} coordinates")
+    moments = joint_moments(model, motion, chosen, loads=loads)
+    make_folder(output.parent)
+    write_joint_moments(output, model, moments)
+    if reference is not None:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("coordinate")
+        for name in ("R2", "RMSE N·m"):
+            table.add_column(name, justify="right")
+        for row in agreement(moments, reference):
+            table.add_row(escape(row.coordinate), f"{row.r2:.5f}", f"{row.rmse:.4f}")
+        console.print(table)
+    _done([output], began)
+
+
+@app.command()
+def reference(output: OutputOption = None) -> None:
+    """Write the reference page: curves, equations, constants, parameters, units, signs and sources, with plots."""
+    from calibration.workflow import make_folder
+    from nms_gym.reference import write_reference
+
+    began = time.perf_counter()
+    folder = output or Path("nms-gym-out") / "reference"
+    make_folder(folder)
+    _done(write_reference(folder), began)
 
 
 def _split(text: str) -> list[str]:

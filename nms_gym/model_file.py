@@ -1,4 +1,4 @@
-"""Models in our own format: versioned JSON with muscle parameters and polynomial paths, by name.
+"""Models in our own format: versioned JSON with muscle parameters, polynomial paths and a skeleton, by name.
 
 This is what ships as an asset and what the path fitting writes; no OpenSim is needed to read it. It holds what
 anatomy gives and calibration starts from. What belongs to one person's recordings (gains, delays, posteriors) is in
@@ -19,8 +19,9 @@ import numpy as np
 
 from nms_gym.errors import InputError, listed, near
 from nms_gym.muscle.geometry import PolynomialPaths, SpanGroup, monomials, select_paths
-from nms_gym.recording.osim_model import OsimModel
+from nms_gym.recording.osim_model import Multibody, OsimModel
 from nms_gym.recording.storage import atomic_path
+from nms_gym.skeleton.files import part, skeleton_from_json, skeleton_to_json
 
 FORMAT = "nms_gym.model"
 VERSION = 1
@@ -39,7 +40,7 @@ _DIGITS = 10
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A musculoskeletal model without its bones.
+    """A musculoskeletal model: muscles, their paths over some coordinates, and the bones that those move.
 
     Attributes:
         name: short name.
@@ -51,6 +52,8 @@ class ModelFile:
         muscles: M names.
         parameters: name of each entry of ``PARAMETERS`` -> (M,).
         paths: polynomial surfaces over the same coordinates and muscles in the same order, or None.
+        skeleton: bodies and joints for dynamics, from which ``make_skeleton`` builds; it may have more coordinates
+            (a pelvis, toes). None when the file has none.
     """
 
     name: str
@@ -62,6 +65,7 @@ class ModelFile:
     muscles: tuple[str, ...]
     parameters: dict[str, np.ndarray]
     paths: PolynomialPaths | None
+    skeleton: Multibody | None = None
 
     def select(
         self,
@@ -71,7 +75,8 @@ class ModelFile:
     ) -> ModelFile:
         """Some of the muscles over some of the coordinates, in the order given.
 
-        Coordinates left out are held still at ``held_at[name]`` rad or 0.
+        Coordinates left out are held still at ``held_at[name]`` rad or 0 as far as paths go. The skeleton keeps them
+        all: lock them at the same values when building from it.
 
         Raises:
             InputError: an unknown or repeated name, or a value held outside the domain of the paths.
@@ -90,6 +95,7 @@ class ModelFile:
             muscles=muscles,
             parameters={name: np.asarray(values)[rows] for name, values in self.parameters.items()},
             paths=None if self.paths is None else select_paths(self.paths, muscles, coordinates, held_at),
+            skeleton=self.skeleton,
         )
         check_model(model, f"model {self.name!r}")
         return model
@@ -105,7 +111,9 @@ def model_from_osim(
     citation: str | None = None,
     licence: str = "as the OpenSim model",
 ) -> ModelFile:
-    """Muscle parameters and coordinate ranges of an OpenSim model, with paths fitted to it or none.
+    """Muscle parameters, coordinate ranges and skeleton of an OpenSim model, with paths fitted to it or none.
+
+    The skeleton is the part that the coordinates move, and what lies between that and the ground.
 
     Args:
         osim: the model, from ``read_osim``.
@@ -130,6 +138,7 @@ def model_from_osim(
         muscles=tuple(muscles),
         parameters={key: np.array([getattr(muscle, key) for muscle in found], dtype=float) for key in PARAMETERS},
         paths=paths,
+        skeleton=part(osim, coordinates),
     )
     check_model(model, osim.path)
     return model
@@ -174,6 +183,10 @@ def check_model(model: ModelFile, where: str) -> None:
                 raise InputError(f"{where}: muscle {muscle!r}: {parameter} is {value:g} {unit}; it must be {allowed}")
     if model.paths is not None:
         _check_paths(model.paths, model, where)
+    if model.skeleton is not None:
+        bones = tuple(coordinate.name for coordinate in model.skeleton.coordinates)
+        for name in model.coordinates:
+            _position(bones, name, f"{where}: skeleton", "coordinate")
 
 
 def _check_paths(paths: PolynomialPaths, model: ModelFile, where: str) -> None:
@@ -248,6 +261,8 @@ def write_model_file(path: str | os.PathLike[str], model: ModelFile) -> None:
         "muscles": muscles,
         "paths": None if model.paths is None else paths_to_json(model.paths, _short),
     }
+    if model.skeleton is not None:
+        document["skeleton"] = skeleton_to_json(model.skeleton)
     with atomic_path(path) as temporary:
         temporary.write_text(_layout(document), encoding="utf-8")
 
@@ -328,6 +343,7 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
                 key: np.array([entry[key] for entry in document["muscles"]], dtype=float) for key in PARAMETERS
             },
             paths=paths_from_json(document["paths"], muscles, coordinates, where),
+            skeleton=None if document.get("skeleton") is None else skeleton_from_json(document["skeleton"], where),
         )
     except KeyError as error:
         raise InputError(f"{where}: entry {error.args[0]!r} is missing") from error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -248,5 +250,42 @@ def test_model_from_an_opensim_file(data):
     np.testing.assert_allclose(model.coordinate_range, [[0.0, 2.26892803]])
     assert "Holzbaur" in model.citation
     assert model.paths is None
+    # The elbow moves the forearm; the rest is what carries it.
+    assert model.skeleton is not None
+    assert [body.name for body in model.skeleton.bodies] == ["base", "r_humerus", "r_ulna_radius_hand"]
     with pytest.raises(InputError, match="BRAA"):
         model_from_osim(osim, ("BRAA",), ("r_elbow_flex",))
+
+
+def test_the_skeleton_comes_along(tmp_path):
+    arm = read_model_file(asset_path("arm/model.json"))
+    assert arm.skeleton is not None
+    again = dataclasses.replace(arm, skeleton=None)
+    write_model_file(tmp_path / "model.json", again)
+    assert "skeleton" not in json.loads((tmp_path / "model.json").read_text())
+    assert read_model_file(tmp_path / "model.json").skeleton is None  # as files from before
+    write_model_file(tmp_path / "model.json", arm)
+    assert (tmp_path / "model.json").read_text() == asset_path("arm/model.json").read_text()
+    assert arm.select(("BRA",), ("r_elbow_flex",)).skeleton is arm.skeleton
+    bones = dataclasses.replace(arm.skeleton, coordinates=arm.skeleton.coordinates[:1])
+    with pytest.raises(InputError, match="skeleton: no coordinate 'r_elbow_flex'"):
+        write_model_file(tmp_path / "model.json", dataclasses.replace(arm, skeleton=bones))
+    document = json.loads(asset_path("arm/model.json").read_text())
+    document["skeleton"]["bodies"][1]["mass"] = -1
+    with pytest.raises(InputError, match=r"changed\.json: body 'r_humerus': mass is -1 kg"):
+        read_model_file(_write(tmp_path, document))
+
+
+@pytest.mark.parametrize("name", ["arm", "right_leg"])
+def test_shipped_skeletons_are_rebuilt_from_the_published_models(data, tmp_path, name, monkeypatch):
+    folder = data("arm26_elbow").parent
+    data("rajagopal_walk")
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "examples"))
+    build_assets = importlib.import_module("build_assets")
+    shipped = asset_path(f"{name}/model.json").read_text()
+    (tmp_path / name).mkdir()
+    bare = dataclasses.replace(read_model_file(asset_path(f"{name}/model.json")), skeleton=None)
+    write_model_file(tmp_path / name / "model.json", bare)
+    arguments = ["--data", str(folder), "--out", str(tmp_path), "--only", name, "--skeleton-only"]
+    assert build_assets.main(arguments) == 0
+    assert (tmp_path / name / "model.json").read_text() == shipped

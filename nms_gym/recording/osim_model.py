@@ -1,8 +1,11 @@
-"""What an OpenSim model is made of: functions, bodies, joints, coordinates, couplings, muscles and their paths."""
+"""What an OpenSim model is made of: functions, bodies, joints, coordinates, couplings, muscles and their paths.
+
+``Multibody`` is the part that moves; ``OsimModel`` adds the muscles.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -202,25 +205,19 @@ class Muscle:
 
 
 @dataclass(frozen=True, eq=False)
-class OsimModel:
-    """An OpenSim model as read; ``gravity`` (3,) in m/s^2. Joints come in order from the ground outwards."""
+class Multibody:
+    """Bodies, and how coordinates move them; ``gravity`` (3,) in m/s^2. Joints come in order from the ground outwards.
+
+    ``path`` is where it was read from, for messages.
+    """
 
     name: str
     path: str
-    credits: str
-    publications: str
     gravity: np.ndarray
     bodies: tuple[Body, ...]
     joints: tuple[Joint, ...]
     coordinates: tuple[Coordinate, ...]
     couplers: tuple[Coupler, ...]
-    wraps: tuple[Wrap, ...]
-    muscles: tuple[Muscle, ...]
-    skipped: tuple[str, ...] = field(default=())
-
-    def muscle(self, name: str) -> Muscle:
-        """The muscle called ``name``; InputError listing near names otherwise."""
-        return _named(self.muscles, name, "muscle", self.path)
 
     def coordinate(self, name: str) -> Coordinate:
         """The coordinate called ``name``; InputError listing near names otherwise."""
@@ -229,6 +226,21 @@ class OsimModel:
     def body(self, name: str) -> Body:
         """The body called ``name``; InputError listing near names otherwise."""
         return _named(self.bodies, name, "body", self.path)
+
+
+@dataclass(frozen=True, eq=False)
+class OsimModel(Multibody):
+    """An OpenSim model as read."""
+
+    credits: str
+    publications: str
+    wraps: tuple[Wrap, ...]
+    muscles: tuple[Muscle, ...]
+    skipped: tuple[str, ...] = ()
+
+    def muscle(self, name: str) -> Muscle:
+        """The muscle called ``name``; InputError listing near names otherwise."""
+        return _named(self.muscles, name, "muscle", self.path)
 
 
 _Part = TypeVar("_Part", Muscle, Coordinate, Body)

@@ -5,13 +5,13 @@ the dtype of the coordinates. Masses, centres of mass and inertias ride along fo
 
 Sources: OpenSim's Simulation/SimbodyEngine/{CustomJoint,SpatialTransform,CoordinateCouplerConstraint}.cpp,
 Simbody's MobilizedBody::FunctionBased (rotations about the first three axes one after the other, each in the frame
-the one before left; translations in the parent frame), OpenSim's Common/SimmSpline.cpp.
+the one before left; translations in the parent frame).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,116 +19,31 @@ import numpy as np
 
 from nms_gym._pytree import pytree, static
 from nms_gym.errors import InputError, listed
-from nms_gym.recording import osim as read
-
-# ---------------------------------------------------------------------------------------------- functions
-
-
-@pytree
-class LinearFunction:
-    """``slopes @ x + intercept``."""
-
-    slopes: Any  # (n,)
-    intercept: Any  # ()
-
-
-@pytree
-class PolynomialFunction:
-    """Coefficients (n,) from the highest power down."""
-
-    coefficients: Any
-
-
-@pytree
-class SplineFunction:
-    """Knots x (n,) and the cubics ``y + b h + c h^2 + d h^3``, ``h = x - x_k``; straight outside the knots.
-
-    A PiecewiseLinearFunction is the same with c = d = 0.
-    """
-
-    x: Any
-    y: Any
-    b: Any
-    c: Any
-    d: Any
-
-
-Function = LinearFunction | PolynomialFunction | SplineFunction
-
-
-def build_function(function: read.Function, scale: float = 1.0) -> Function:
-    """Leaves of ``scale * function``, as NumPy float64."""
-    if isinstance(function, read.Scaled):
-        return build_function(function.function, scale * function.scale)
-    if isinstance(function, read.Linear):
-        *slopes, intercept = function.coefficients
-        return LinearFunction(scale * np.array(slopes), np.array(scale * intercept))
-    if isinstance(function, read.Polynomial):
-        return PolynomialFunction(scale * np.array(function.coefficients))
-    x, y = np.array(function.x), np.array(function.y)
-    if isinstance(function, read.Spline):
-        b, c, d = simm_spline(x, y)
-    else:
-        slope = np.diff(y) / np.diff(x)
-        b, c, d = np.append(slope, slope[-1]), np.zeros_like(x), np.zeros_like(x)
-    return SplineFunction(x, scale * y, scale * b, scale * c, scale * d)
-
-
-def simm_spline(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coefficients b, c, d (n,) of the cubic spline of Forsythe, Malcolm and Moler (1977, ``SPLINE``).
-
-    OpenSim's SimmSpline uses it: second derivatives are continuous and the third derivative at each end is that of
-    the cubic through the four points there. (A natural spline would set the second derivative to zero instead, so
-    OpenSim's other name for it, NaturalCubicSpline, misleads.) With two knots it is a straight line, with three the
-    end cubics' third derivatives are zero.
-    """
-    n = x.size
-    h = np.diff(x)
-    slope = np.diff(y) / h
-    if n == 2:
-        return np.full(2, slope[0]), np.zeros(2), np.zeros(2)
-    # Unknowns sigma_k = (second derivative at k) / 6.
-    matrix, right = np.zeros((n, n)), np.zeros(n)
-    inner = np.arange(1, n - 1)
-    matrix[inner, inner - 1], matrix[inner, inner], matrix[inner, inner + 1] = (
-        h[:-1],
-        2 * (h[:-1] + h[1:]),
-        h[1:],
-    )
-    right[1:-1] = np.diff(slope)
-    matrix[0, 0], matrix[0, 1] = -h[0], h[0]
-    matrix[-1, -1], matrix[-1, -2] = -h[-1], h[-1]
-    if n > 3:
-        second = np.diff(slope) / (x[2:] - x[:-2])
-        third = np.diff(second) / (x[3:] - x[:-3])
-        right[0], right[-1] = third[0] * h[0] ** 2, -third[-1] * h[-1] ** 2
-    sigma = np.linalg.solve(matrix, right)
-    b = np.append(slope - h * (sigma[1:] + 2 * sigma[:-1]), slope[-1] + h[-1] * (sigma[-2] + 2 * sigma[-1]))
-    d = np.append(np.diff(sigma) / h, 0.0)
-    return b, 3 * sigma, d
-
-
-def evaluate(function: Function, x: jax.Array) -> jax.Array:
-    """Value () of ``function`` at x (n,), in the dtype of x."""
-    x = jnp.asarray(x)
-    function = as_dtype(function, x.dtype)
-    if isinstance(function, LinearFunction):
-        return function.intercept + jnp.sum(function.slopes * x)
-    value = x[0]
-    if isinstance(function, PolynomialFunction):
-        return jnp.polyval(function.coefficients, value)
-    knots = function.x
-    # Not jnp.clip: it halves the derivative at the end knots themselves.
-    inside = jnp.where(value < knots[0], knots[0], jnp.where(value > knots[-1], knots[-1], value))
-    k = jnp.clip(jnp.sum(knots <= inside) - 1, 0, knots.shape[0] - 2)
-    h = inside - knots[k]
-    cubic = function.y[k] + h * (function.b[k] + h * (function.c[k] + h * function.d[k]))
-    below = function.y[0] + (value - knots[0]) * function.b[0]
-    above = function.y[-1] + (value - knots[-1]) * function.b[-1]
-    return jnp.where(value < knots[0], below, jnp.where(value > knots[-1], above, cubic))
-
+from nms_gym.recording import osim_model as read
+from nms_gym.skeleton.functions import Function, as_dtype, build_function, evaluate
+from nms_gym.skeleton.functions import SplineFunction as SplineFunction
+from nms_gym.skeleton.functions import simm_spline as simm_spline
 
 # ---------------------------------------------------------------------------------------------- the tree
+
+
+class Multibody(Protocol):
+    """What trees and skeletons are made from; ``recording.osim_model.OsimModel`` is one. Joints come from the ground outwards."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def gravity(self) -> np.ndarray: ...
+    @property
+    def bodies(self) -> tuple[read.Body, ...]: ...
+    @property
+    def joints(self) -> tuple[read.Joint, ...]: ...
+    @property
+    def coordinates(self) -> tuple[read.Coordinate, ...]: ...
+    @property
+    def couplers(self) -> tuple[read.Coupler, ...]: ...
+    def coordinate(self, name: str) -> read.Coordinate: ...
+    def body(self, name: str) -> read.Body: ...
 
 
 @pytree
@@ -183,7 +98,7 @@ class Tree:
     coordinates: tuple[str, ...] = static()
 
 
-def build_tree(model: read.OsimModel, bodies: Iterable[str] | None = None) -> Tree:
+def build_tree(model: Multibody, bodies: Iterable[str] | None = None) -> Tree:
     """The tree of ``model``, or only the part that carries ``bodies`` (and everything between them and the ground).
 
     Raises InputError for an unknown body and for couplings that depend on each other in a circle. Leaves are NumPy
@@ -228,7 +143,7 @@ def build_tree(model: read.OsimModel, bodies: Iterable[str] | None = None) -> Tr
                 column[coupler.dependent],
                 tuple(column[name] for name in coupler.independent),
             )
-            for coupler in _ordered(model)
+            for coupler in ordered_couplers(model)
         ),
         mass=np.array([0.0, *(body.mass for body in parts)]),
         mass_center=np.concatenate([zero, *(body.mass_center[None] for body in parts)]),
@@ -239,7 +154,7 @@ def build_tree(model: read.OsimModel, bodies: Iterable[str] | None = None) -> Tr
     )
 
 
-def _with_ancestors(model: read.OsimModel, by_child: dict[str, read.Joint], bodies: Iterable[str]) -> set[str]:
+def _with_ancestors(model: Multibody, by_child: dict[str, read.Joint], bodies: Iterable[str]) -> set[str]:
     wanted: set[str] = set()
     for name in bodies:
         if name != "ground":
@@ -250,7 +165,7 @@ def _with_ancestors(model: read.OsimModel, by_child: dict[str, read.Joint], bodi
     return wanted
 
 
-def _ordered(model: read.OsimModel) -> list[read.Coupler]:
+def ordered_couplers(model: Multibody) -> list[read.Coupler]:
     """Couplers so that each independent coordinate is set before it is used."""
     waiting, ordered = list(model.couplers), []
     while waiting:
@@ -266,7 +181,7 @@ def _ordered(model: read.OsimModel) -> list[read.Coupler]:
     return ordered
 
 
-def coordinate_columns(model: read.OsimModel, coordinates: Sequence[str]) -> tuple[int, ...]:
+def coordinate_columns(model: Multibody, coordinates: Sequence[str]) -> tuple[int, ...]:
     """Indices of ``coordinates`` among all of the model's, checked to be known, independent and distinct.
 
     Raises InputError for an unknown or repeated name, and for a coordinate that a constraint makes dependent.
@@ -285,19 +200,6 @@ def coordinate_columns(model: read.OsimModel, coordinates: Sequence[str]) -> tup
 
 
 # ---------------------------------------------------------------------------------------------- kinematics
-
-T = TypeVar("T")
-
-
-def as_dtype(tree: T, dtype: Any) -> T:
-    """``tree`` with its floating-point leaves as JAX arrays of ``dtype``; integers and booleans as they are."""
-
-    def cast(leaf: Any) -> jax.Array:
-        floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-        return jnp.asarray(leaf, dtype if floating else None)
-
-    return jax.tree.map(cast, tree)
-
 
 def full_pose(tree: Tree, columns: Sequence[int], q: jax.Array) -> jax.Array:
     """All coordinates (C,): ``q`` (D,) at ``columns``, couplings resolved, the others at their defaults."""

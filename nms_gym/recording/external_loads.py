@@ -1,0 +1,186 @@
+"""OpenSim's external loads: which columns of a table are forces on which body, and their values over time.
+
+Sources: OpenSim's Simulation/Model/{ExternalLoads,ExternalForce}.cpp and Common/Storage.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from xml.etree.ElementTree import Element, ParseError
+
+import defusedxml.ElementTree as ET
+import numpy as np
+from defusedxml.common import DefusedXmlException
+from scipy.interpolate import make_interp_spline
+
+from nms_gym.errors import InputError, listed, near
+from nms_gym.recording.sampling import SAME_TIME, low_pass, sampling_step, uniform
+from nms_gym.recording.storage import read_labels, read_table
+
+# A point of application says nothing while its force is below this part of the largest: force plates compute it by
+# dividing by the force, and files hold hundreds of metres there.
+LOADED = 0.01
+
+
+@dataclass(frozen=True)
+class ExternalLoads:
+    """N forces on bodies over time, everything in the ground frame.
+
+    Attributes:
+        path: where they came from, for messages.
+        bodies: N names; a body may occur more than once.
+        time: (T,) s.
+        force: (T, N, 3) N.
+        point: (T, N, 3) m, where the force acts.
+        torque: (T, N, 3) N·m, free torque beside the force.
+    """
+
+    path: str
+    bodies: tuple[str, ...]
+    time: np.ndarray
+    force: np.ndarray
+    point: np.ndarray
+    torque: np.ndarray
+
+    def on(self, bodies: Sequence[str]) -> ExternalLoads:
+        """Only the loads on these bodies."""
+        kept = [i for i, name in enumerate(self.bodies) if name in bodies]
+        names = tuple(self.bodies[i] for i in kept)
+        return replace(
+            self, bodies=names, force=self.force[:, kept], point=self.point[:, kept], torque=self.torque[:, kept]
+        )
+
+    def at(self, time: np.ndarray, cutoff: float | None = None) -> ExternalLoads:
+        """The same loads at other times, by cubic splines as OpenSim evaluates them.
+
+        What is filtered and interpolated is the force and its moment about the ground's origin, which vanish together
+        when contact ends; the point is not, because it jumps there. The point returned is the recorded one, held
+        while the force is below ``LOADED`` of its maximum, and the torque is what makes up the moment. Departure from
+        OpenSim, which interpolates force and point separately: none at the recorded times, smaller errors between.
+
+        Args:
+            time: (G,) s, within the recording.
+            cutoff: low-pass cut-off in Hz (zero-lag Butterworth, order 2 forwards and backwards). OpenSim never
+                filters loads; choose the cut-off of the coordinates to avoid spurious moments at impact (Kristianslund
+                et al. 2012, doi:10.1016/j.jbiomech.2011.12.011).
+
+        Raises:
+            InputError: ``time`` reaches beyond the recording, the recording has gaps, or the cut-off is not possible.
+        """
+        time = np.asarray(time, dtype=np.float64)
+        step = sampling_step(self.time, self.path)
+        slack = SAME_TIME * step
+        if time[0] < self.time[0] - slack or time[-1] > self.time[-1] + slack:
+            raise InputError(
+                f"{self.path}: covers {self.time[0]:.6g} to {self.time[-1]:.6g} s, but loads are needed from "
+                f"{time[0]:.6g} to {time[-1]:.6g} s; choose a time window inside"
+            )
+        shape = (len(time), len(self.bodies), 3)
+        wrench = np.concatenate([self.force, np.cross(self.point, self.force) + self.torque], axis=2)
+        samples, flat = self.time, wrench.reshape(len(self.time), -1)
+        if cutoff is not None:
+            samples, flat, step = uniform(samples, flat, self.path)
+            flat = low_pass(flat, step, cutoff, self.path)
+        spline = make_interp_spline(samples, flat, k=3 if len(samples) > 3 else 1, axis=0)
+        wrench = spline(np.clip(time, samples[0], samples[-1])).reshape(shape[0], shape[1], 6)
+        force, moment = wrench[..., :3], wrench[..., 3:]
+        point = np.zeros(shape)
+        size = np.linalg.norm(self.force, axis=2)
+        for n in range(shape[1]):
+            loaded = size[:, n] > LOADED * size[:, n].max()
+            if loaded.any():
+                for k in range(3):
+                    point[:, n, k] = np.interp(time, self.time[loaded], self.point[loaded, n, k])
+        return ExternalLoads(self.path, self.bodies, time, force, point, moment - np.cross(point, force))
+
+
+def read_external_loads(path: str | Path, data: str | Path | None = None) -> ExternalLoads:
+    """Read an ``ExternalLoads`` file and the table that it names.
+
+    Args:
+        path: the XML file.
+        data: the table of forces; default the file's ``<datafile>``, looked for beside the XML file and then in the
+            working folder.
+
+    Returns:
+        The loads at the table's own times, as recorded.
+
+    Raises:
+        InputError: a file is missing or damaged; a load is expressed in a body other than ground, has a force but no
+            point, or names columns that the table does not have three of.
+    """
+    path = Path(path)
+    try:
+        root = ET.parse(path).getroot()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the external loads: {error.strerror or error}") from error
+    except (ParseError, DefusedXmlException, ValueError) as error:
+        raise InputError(f"{path}: not a readable XML file ({error})") from error
+    loads = None if root is None else root if root.tag == "ExternalLoads" else root.find("ExternalLoads")
+    if loads is None:
+        raise InputError(f"{path}: no <ExternalLoads> inside; expected OpenSim's external loads (.xml)")
+    elements = [e for e in loads.iter("ExternalForce") if _text(e, "isDisabled") != "true"]
+    elements = [e for e in elements if _text(e, "appliesForce") != "false"]
+    if not elements:
+        raise InputError(f"{path}: there is no enabled <ExternalForce>; older layouts: save it again with OpenSim 4")
+    table_path = _data_file(path, _text(loads, "datafile")) if data is None else Path(data)
+    labels = read_labels(table_path)
+    found = [_columns(element, labels, f"{path}: load {element.get('name', '')!r}", table_path) for element in elements]
+    table = read_table(table_path, list(dict.fromkeys(c for kinds in found for c in kinds if c)))
+
+    def values(kind: int) -> np.ndarray:
+        """(T, N, 3); zero where a load has no such columns."""
+        picked = [
+            table.select(kinds[kind : kind + 3]) if kinds[kind] else np.zeros((len(table.time), 3)) for kinds in found
+        ]
+        return np.stack(picked, axis=1)
+
+    bodies = tuple(_text(element, "applied_to_body").rsplit("/", 1)[-1] for element in elements)
+    return ExternalLoads(str(table_path), bodies, table.time, values(0), values(3), values(6))
+
+
+def _data_file(path: Path, name: str) -> Path:
+    if not name:
+        raise InputError(f"{path}: names no <datafile>; add one, or say which table holds the forces")
+    beside = path.parent / name
+    return beside if beside.is_file() or not Path(name).is_file() else Path(name)
+
+
+def _text(element: Element, tag: str) -> str:
+    text = (element.findtext(tag) or "").strip()
+    return "" if text.lower() == "unassigned" else text
+
+
+def _columns(element: Element, labels: Sequence[str], what: str, table: Path) -> list[str]:
+    """Labels of force x, y, z, point x, y, z and torque x, y, z; empty ones for what the load does not have."""
+    if not _text(element, "applied_to_body"):
+        raise InputError(f"{what} has no <applied_to_body>; name the body that it acts on")
+    for tag in ("force_expressed_in_body", "point_expressed_in_body"):
+        frame = _text(element, tag).rsplit("/", 1)[-1]
+        if frame not in ("", "ground"):
+            raise InputError(f"{what}: <{tag}> is {frame!r}; only loads expressed in ground can be read")
+    names = {kind: _text(element, f"{kind}_identifier") for kind in ("force", "point", "torque")}
+    if not names["force"] and not names["torque"]:
+        raise InputError(f"{what} has neither a <force_identifier> nor a <torque_identifier>")
+    if bool(names["force"]) != bool(names["point"]):
+        raise InputError(
+            f"{what} has a <{'force' if names['force'] else 'point'}_identifier> alone; a force needs its point, "
+            "and a point its force"
+        )
+    columns: list[str] = []
+    for kind, prefix in names.items():
+        columns += _triple(prefix, labels, f"{what}: <{kind}_identifier>", table) if prefix else [""] * 3
+    return columns
+
+
+def _triple(prefix: str, labels: Sequence[str], what: str, table: Path) -> list[str]:
+    """The three columns that begin with ``prefix`` (Storage::getColumnIndicesForIdentifier), in the order x, y, z."""
+    found = [label for label in labels if label.startswith(prefix)]
+    by_axis = {label[-1:].lower(): label for label in found}
+    for axes in ("xyz", "123"):
+        if len(found) == 3 and set(by_axis) == set(axes):
+            return [by_axis[axis] for axis in axes]
+    hint = f"found {listed(found)}" if found else near(prefix, labels)
+    raise InputError(f"{what} is {prefix!r}: {table} must have three such columns, ending in x, y and z; {hint}")
