@@ -7,6 +7,7 @@ an environment variable). The README describes the keys; ``examples/configs`` ho
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from calibration.study_recordings import TrialReader, Window, cut_windows, make_
 from nms_gym.errors import InputError, listed, near
 from nms_gym.excitation.channels import ChannelMap
 from nms_gym.model import NmsModel, NmsParams, Settings
+from nms_gym.muscle.families import curves_from_record
+from nms_gym.recording.ceinms import read_ceinms_subject
+from nms_gym.recording.osim_model import Multibody
 from nms_gym.recording.trial import Trial
 from nms_gym.replay import Segment, make_segment
 
@@ -43,6 +47,7 @@ class Study:
     penalties: Penalties
     fit_options: Mapping[str, Any]
     emg_normalisation: Mapping[str, float]
+    skeleton: Multibody | None
     sources: Mapping[str, str]
 
     @property
@@ -87,7 +92,7 @@ def read_study(
     if lead_in < 0:
         raise InputError(f"{file}: lead_in is {lead_in:g} s; expected 0 or more")
     channels = _channels(keys.table("channels"))
-    settings = from_table(Settings, keys.table("settings", {}), skip=("curves",))
+    settings = _settings(keys.table("settings", {}), folder)
     recipe = read_recipe(keys.table("emg", {"kind": "envelope"}))
     free = _free(keys, settings)
     groups = {k: names_of(f"{file} [groups]: {k}", v) for k, v in keys.take("groups", dict, {}).items()}
@@ -102,9 +107,8 @@ def read_study(
         if reader.name in [r.name for r in readers[:i]]:
             raise InputError(f"{reader.where}: two trials are called {reader.name!r}; give each its own name")
 
-    model, start = make_start(
-        read_parameters(model_keys, folder, channels), coordinates, channels, settings, start_keys
-    )
+    files = read_parameters(model_keys, folder, channels, coordinates)
+    model, start = make_start(files, coordinates, channels, settings, start_keys)
     _check_groups(groups, model.muscles + model.channels, f"{file} [groups]")
     recorded = [r.read_emg(channels.channels) for r in readers]
     envelopes, references = make_envelopes(recorded, recipe, f"{file} [emg]", emg_reference)
@@ -134,6 +138,7 @@ def read_study(
         penalties=penalties,
         fit_options=options,
         emg_normalisation=references,
+        skeleton=files.skeleton,
         sources=_sources(trials.values()),
     )
 
@@ -163,6 +168,17 @@ def _channels(keys: Keys) -> ChannelMap:
             raise InputError(f"{keys.where}: {channel} is {muscles!r}; expected a list of the muscles it drives")
     with at(keys.where):
         return ChannelMap.from_channels(given)
+
+
+def _settings(keys: Keys, folder: Folder) -> Settings:
+    """The settings, with the muscle family by name, by its constants, or from a CEINMS subject file."""
+    curves = keys.take("curves", (str, dict), Settings().curves.name)
+    with at(keys.where):
+        if isinstance(curves, str) and curves.endswith(".xml"):
+            family = read_ceinms_subject(folder.path(curves, "curves")).curves
+        else:
+            family = curves_from_record(curves, "curves")
+        return dataclasses.replace(from_table(Settings, keys, skip=("curves",)), curves=family)
 
 
 def _free(keys: Keys, settings: Settings) -> tuple[Free, ...]:

@@ -18,20 +18,23 @@ from nms_gym.model import PARAMETER_KINDS, NmsModel, NmsParams, Settings, make_p
 from nms_gym.model_file import PARAMETERS, read_model_file
 from nms_gym.muscle.geometry import PolynomialPaths
 from nms_gym.recording.osim import read_osim
+from nms_gym.recording.osim_model import Multibody
+from nms_gym.skeleton.files import part
 
 
 @dataclass(frozen=True)
 class MuscleParameters:
-    """Muscles with their parameters from wherever the study has them, and paths if any."""
+    """Muscles with their parameters from wherever the study has them; paths and skeleton if any."""
 
     where: str
     muscles: tuple[str, ...]
     values: Mapping[str, np.ndarray]
     paths: PolynomialPaths | None
+    skeleton: Multibody | None
 
 
-def read_parameters(keys: Keys, folder: Folder, channels: ChannelMap) -> MuscleParameters:
-    """The muscles chosen: by default those with a channel and those named passive."""
+def read_parameters(keys: Keys, folder: Folder, channels: ChannelMap, coordinates: tuple[str, ...]) -> MuscleParameters:
+    """The muscles chosen: by default those with a channel and those named passive; and the bones that move."""
     text = keys.take("file", str)
     chosen = keys.names("muscles", None)
     passive = keys.names("passive_muscles", None)
@@ -46,14 +49,16 @@ def read_parameters(keys: Keys, folder: Folder, channels: ChannelMap) -> MuscleP
     else:
         path = folder.path(text, f"{keys.where}: file")
     muscles = chosen or tuple(dict.fromkeys(channels.muscles + passive))
-    paths = None
+    paths = skeleton = None
     with at(str(path)):
         if path.suffix == ".json":
             source = read_model_file(path).select(muscles=muscles)
-            values, paths = source.parameters, source.paths
+            values, paths, skeleton = source.parameters, source.paths, source.skeleton
         elif path.suffix == ".osim":
             osim = read_osim(path)
             values = {kind: np.array([getattr(osim.muscle(m), kind) for m in muscles]) for kind in PARAMETERS}
+            known = {c.name for c in osim.coordinates}
+            skeleton = part(osim, coordinates) if known.issuperset(coordinates) else None
         elif path.suffix == ".csv":
             values = _parameter_table(path, muscles, columns)
         else:
@@ -62,7 +67,7 @@ def read_parameters(keys: Keys, folder: Folder, channels: ChannelMap) -> MuscleP
         raise InputError(f"{keys.where}: columns is for a .csv, but file is {text!r}; remove it")
     if paths_file is not None:
         paths = read_model_file(paths_file).select(muscles=muscles).paths
-    return MuscleParameters(str(path), muscles, values, paths)
+    return MuscleParameters(str(path), muscles, values, paths, skeleton)
 
 
 def _parameter_table(path: Path, muscles: Sequence[str], columns: Mapping[str, Any]) -> dict[str, np.ndarray]:

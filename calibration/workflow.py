@@ -78,6 +78,7 @@ def make_subject(study: Study, result: CalibrationResult, rows: Sequence[dict[st
         metrics=list(rows),
         sources=study.sources,
         emg_normalisation=study.emg_normalisation,
+        skeleton=study.skeleton,
         synthetic=any(t.synthetic for t in study.trials.values()),
     )
 

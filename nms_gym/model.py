@@ -163,8 +163,8 @@ PARAMETER_UNITS: dict[str, str] = {
 CHANNEL_PARAMETERS = ("emg_gain", "electromechanical_delay")
 PARAMETER_KINDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(cast(Any, NmsParams)))
 
-# Values that no muscle or channel can have, whatever a calibration allows.
-_LIMITS: dict[str, tuple[float, float]] = {
+# Values outside these no muscle or channel can have, whatever a calibration allows.
+LIMITS: dict[str, tuple[float, float]] = {
     "max_isometric_force": (1e-6, 1e6),
     "optimal_fiber_length": (1e-4, 2.0),
     "tendon_slack_length": (1e-5, 2.0),
@@ -196,7 +196,8 @@ def entries(model: NmsModel, kind: str) -> tuple[str, ...]:
 
 
 def make_params(model: NmsModel, values: Mapping[str, Any], dtype: Any = None) -> NmsParams:
-    """Parameters from values per kind; scalars are spread over all entries, missing kinds take ``DEFAULTS``.
+    """Parameters from values per kind; scalars are spread over all entries, missing kinds take the muscle
+    family's ``defaults`` or ``DEFAULTS``.
 
     Args:
         model: whose muscles and channels the entries follow.
@@ -212,7 +213,8 @@ def make_params(model: NmsModel, values: Mapping[str, Any], dtype: Any = None) -
     leaves = {}
     for kind in PARAMETER_KINDS:
         names = entries(model, kind)
-        given = values.get(kind, DEFAULTS.get(kind))
+        default = model.settings.curves.defaults.get(kind, DEFAULTS.get(kind))
+        given = values.get(kind, default)
         if isinstance(given, Mapping):
             strange = set(given) - set(names)
             missing = [n for n in names if n not in given] if kind not in DEFAULTS else []
@@ -221,7 +223,7 @@ def make_params(model: NmsModel, values: Mapping[str, Any], dtype: Any = None) -
                     f"{kind}: {'no entry ' + listed(sorted(strange)) if strange else 'missing ' + listed(missing)}"
                     f"; the model has {listed(names, 50)}"
                 )
-            given = [given.get(n, DEFAULTS.get(kind)) for n in names]
+            given = [given.get(n, default) for n in names]
         if given is None:
             raise InputError(f"{kind} is required: one value per muscle")
         array = np.asarray(given, dtype=float)
@@ -229,7 +231,7 @@ def make_params(model: NmsModel, values: Mapping[str, Any], dtype: Any = None) -
             array = np.full(len(names), float(array))
         if array.shape != (len(names),):
             raise InputError(f"{kind} has shape {array.shape}; expected ({len(names)},), one per {listed(names)}")
-        low, high = _LIMITS[kind]
+        low, high = LIMITS[kind]
         if kind == "electromechanical_delay":
             high = model.settings.max_delay  # an older sample is not in the history
         bad = ~((array >= low) & (array <= high))

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,14 @@ from nms_gym._assets import asset_path
 from nms_gym.errors import InputError, listed, near
 from nms_gym.model import PARAMETER_KINDS, PARAMETER_UNITS, NmsModel, NmsParams, Settings, entries, make_params
 from nms_gym.model_file import paths_from_json, paths_to_json
-from nms_gym.muscle.curves import DeGrooteFregly2016
+from nms_gym.muscle.families import curves_from_record, curves_to_record
 from nms_gym.muscle.geometry import PolynomialPaths
+from nms_gym.recording.osim_model import Multibody
 from nms_gym.recording.storage import atomic_path, require_unique
+from nms_gym.skeleton.files import skeleton_from_json, skeleton_to_json
 
 FORMAT = "nms_gym.subject"
 VERSION = 1
-
-CURVE_FAMILIES: dict[str, Callable[[], Any]] = {"DeGrooteFregly2016": DeGrooteFregly2016}
-"""Curves by the name that a subject file has for them."""
 
 LINE_WIDTH = 110
 
@@ -56,6 +55,8 @@ class Subject:
         sources: file name -> SHA-256 of what the subject was made from.
         emg_normalisation: channel -> value of the envelope, in the recording's unit, that became 1.
         synthetic: True when made up or fitted to data that a model made.
+        skeleton: bodies and joints of the model file, for closed-loop simulation (``rollout.moving_model``); None where
+            the study's model has none.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Subject:
     sources: Mapping[str, str] = field(default_factory=dict)
     emg_normalisation: Mapping[str, float] = field(default_factory=dict)
     synthetic: bool = False
+    skeleton: Multibody | None = None
 
 
 # --- where they are -----------------------------------------------------
@@ -174,19 +176,15 @@ def _subject_record(subject: Subject) -> dict[str, Any]:
         "calibration": _plain(subject.calibration),
         "metrics": [_plain(row) for row in subject.metrics],
         "sources": _plain(subject.sources),
+        "rigid_tendons": list(model.rigid_tendons),
         "paths": None if model.paths is None else paths_to_json(model.paths),
+        "skeleton": None if subject.skeleton is None else skeleton_to_json(subject.skeleton),
     }
 
 
 def _settings_record(settings: Settings) -> dict[str, Any]:
     record = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
-    family = CURVE_FAMILIES.get(settings.curves.name)
-    if family is None or family() != settings.curves:
-        raise InputError(
-            f"curves {settings.curves.name!r} are not a family with its published constants, so a file cannot name "
-            f"them; use one of {listed(CURVE_FAMILIES)}"
-        )
-    return record | {"curves": settings.curves.name}
+    return record | {"curves": curves_to_record(settings.curves)}
 
 
 def _parameter_record(subject: Subject) -> dict[str, Any]:
@@ -292,10 +290,15 @@ def load_subject(path: str | os.PathLike[str]) -> Subject:
     coordinates = _names(record, "coordinates", where)
     if not muscles:
         raise InputError(f"{where}: it has no muscles; save the subject again")
+    rigid = _names(record, "rigid_tendons", where)
+    strange = [name for name in rigid if name not in muscles]
+    if strange:
+        raise InputError(f"{where}: rigid_tendons name {listed(strange)}; {near(strange[0], muscles)}")
     model = NmsModel(
         muscles=muscles,
         coordinates=coordinates,
         channels=channels,
+        rigid_tendons=rigid,
         settings=_settings(_entry(record, "settings", dict, where), where),
         channel_weights=_weights(  # type: ignore[arg-type]
             _entry(record, "channel_weights", dict, where), muscles, channels, where
@@ -328,6 +331,7 @@ def load_subject(path: str | os.PathLike[str]) -> Subject:
             for channel, value in _entry(record, "emg_normalisation", dict, where).items()
         },
         synthetic=_entry(record, "synthetic", bool, where),
+        skeleton=None if record.get("skeleton") is None else skeleton_from_json(record["skeleton"], where),
     )
 
 
@@ -387,14 +391,11 @@ def _settings(record: Mapping[str, Any], where: str) -> Settings:
         problem = f"no setting {listed(strange)}" if strange else f"settings lack {listed(missing)}"
         raise InputError(f"{where}: {problem}; there are {listed(fields)}")
     values = dict(record)
-    family = values["curves"]
-    if family not in CURVE_FAMILIES:
-        raise InputError(f"{where}: curves are {family!r}; this program has {listed(CURVE_FAMILIES)}; update nms-gym")
     iterations = values["newton_iterations"]
     if isinstance(iterations, bool) or not isinstance(iterations, int):
         raise InputError(f"{where}: newton_iterations is {iterations!r}; expected a whole number")
     values["max_delay"] = _number(values["max_delay"], f"{where}: max_delay")
-    values["curves"] = CURVE_FAMILIES[family]()
+    values["curves"] = curves_from_record(values["curves"], where)
     try:
         return Settings(**values)
     except InputError as error:

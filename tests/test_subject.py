@@ -9,10 +9,15 @@ import jax
 import numpy as np
 import pytest
 
+from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
 from nms_gym.model import PARAMETER_KINDS, PARAMETER_UNITS, NmsModel, Settings, make_params
+from nms_gym.model_file import read_model_file
 from nms_gym.muscle.curves import DeGrooteFregly2016
 from nms_gym.muscle.geometry import PolynomialPaths, SpanGroup
+from nms_gym.muscle.millard import Millard2012
+from nms_gym.muscle.tabulated import Tabulated
+from nms_gym.skeleton.files import skeleton_to_json
 from nms_gym.subject import (
     Subject,
     default_subject,
@@ -26,6 +31,10 @@ from nms_gym.subject import (
 MUSCLES = ("soleus_r", "tibant_r", "psoas_r")
 CHANNELS = ("SO", "TA")
 COORDINATES = ("ankle_angle_r", "hip_flexion_r")
+
+
+class OwnCurves(DeGrooteFregly2016):
+    """A family that no file can name."""
 
 
 def make_subject(seed=0) -> Subject:
@@ -129,7 +138,7 @@ def test_file_is_for_people(saved):
     assert {kind: table["unit"] for kind, table in record["parameters"].items()} == PARAMETER_UNITS
     assert record["channel_weights"] == {"soleus_r": {"SO": 1.0}, "tibant_r": {"SO": 0.1, "TA": 0.9}, "psoas_r": {}}
     assert record["settings"]["curves"] == "DeGrooteFregly2016"
-    assert list(record)[-1] == "paths"
+    assert list(record)[-2:] == ["paths", "skeleton"]
     # One parameter, one line, with all that is known about it.
     force = json.dumps(record["parameters"]["max_isometric_force"]["entries"]["psoas_r"])
     line = next(line for line in text.splitlines() if f'"psoas_r": {force}' in line)
@@ -185,7 +194,7 @@ BAD_FILES = {
     "unit": (lambda r: r["parameters"]["optimal_fiber_length"].update(unit="mm"), "'mm'.*'m'"),
     "setting": (lambda r: r["settings"].update(tendon="stiff"), "tendon is 'stiff'"),
     "unknown setting": (lambda r: r["settings"].update(tendons="rigid"), "'tendons'"),
-    "curves": (lambda r: r["settings"].update(curves="Thelen2003"), "Thelen2003.*update"),
+    "curves": (lambda r: r["settings"].update(curves="Thelen2003"), "Thelen2003.*no family"),
     "twice": (lambda r: r["muscles"].append("psoas_r"), "more than once"),
     "no muscles": (lambda r: r.pop("muscles"), "'muscles' is missing"),
     "path": (lambda r: r["paths"]["groups"].pop(), "tibant_r.*one path"),
@@ -226,8 +235,8 @@ def test_save_refuses_and_leaves_the_old_file(saved):
         "start.*emg_gain of 'TA'": dataclasses.replace(good, start=broken),
         "did you mean 'psoas_r'": dataclasses.replace(good, bounds={"shape_factor": {"psoas": (0, 1)}}),
         "no parameter": dataclasses.replace(good, prior_sd={"shape": {}}),
-        "published constants": dataclasses.replace(
-            good, model=dataclasses.replace(good.model, settings=Settings(curves=DeGrooteFregly2016(c3=0.3)))
+        "no family": dataclasses.replace(
+            good, model=dataclasses.replace(good.model, settings=Settings(curves=OwnCurves()))
         ),
         "JSON cannot": dataclasses.replace(good, calibration={"solver": object()}),
     }
@@ -238,6 +247,24 @@ def test_save_refuses_and_leaves_the_old_file(saved):
         save_subject(saved.with_suffix(".txt"), good)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_curves_mixed_tendons_and_skeleton_are_kept(tmp_path):
+    good = make_subject()
+    for curves in (Millard2012(), DeGrooteFregly2016(c3=0.3), Tabulated()):
+        settings = Settings(tendon="mixed", curves=curves)
+        model = dataclasses.replace(good.model, settings=settings, rigid_tendons=("tibant_r",))
+        arm = read_model_file(asset_path("arm/model.json"))
+        save_subject(tmp_path / "s.json", dataclasses.replace(good, model=model, skeleton=arm.skeleton))
+        again = load_subject(tmp_path / "s.json")
+        assert again.model.settings == settings
+        assert again.model.tendons == ("elastic", "rigid", "elastic")
+        assert again.skeleton is not None
+        assert skeleton_to_json(again.skeleton) == skeleton_to_json(arm.skeleton)
+    record = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))
+    (tmp_path / "bad.json").write_text(json.dumps(record | {"rigid_tendons": ["tibant"]}), encoding="utf-8")
+    with pytest.raises(InputError, match="rigid_tendons name 'tibant'.*'tibant_r'"):
+        load_subject(tmp_path / "bad.json")
 
 
 def test_uncalibrated_subject_without_paths(tmp_path):

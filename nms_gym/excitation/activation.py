@@ -142,3 +142,43 @@ def _expm1_over(x: Array) -> Array:
 def shaped(u: Array, shape_factor: Array) -> Array:
     """Activation ``(exp(A u) - 1) / (exp(A) - 1)`` (Lloyd & Besier 2003, eq. 2); the identity in the limit A = 0."""
     return u * _expm1_over(shape_factor * u) / _expm1_over(shape_factor)
+
+
+# ---- NMSM Pipeline ----
+
+
+def nmsm_step(
+    excitation: Array, a1: Array, a2: Array, tau_activation: Array, tau_deactivation: Array, dt: Array | float
+) -> Array:
+    """One step of the NMSM Pipeline's activation dynamics (Meyer et al. 2017, 10.1371/journal.pone.0179698).
+
+    ``da/dt = (e - a) ((1 / tau_a - 1 / tau_d) e + 1 / tau_d)`` by the second-order backward difference, which is linear
+    in the new activation. NMSM has ``tau_d = 4 tau_a``, starts with two zeros, and sets negative results to 0 only
+    after the last step; nothing is clipped here.
+
+    Args:
+        excitation: ``(M,)``, this sample.
+        a1: ``(M,)``, result one step ago.
+        a2: ``(M,)``, result two steps ago.
+        tau_activation: ``(M,)`` s.
+        tau_deactivation: ``(M,)`` s.
+        dt: step, s.
+    """
+    k = 2.0 * dt * ((1.0 / tau_activation - 1.0 / tau_deactivation) * excitation + 1.0 / tau_deactivation)
+    return (k * excitation + 4.0 * a1 - a2) / (k + 3.0)
+
+
+# Meyer et al. 2017, eq. 8, with the digits of NMSM's source.
+_NMSM_SHAPE = (29.280183270562596, 4.107869238218326, 1.000004740962477)
+_NMSM_SHAPE += (-7.623282868703527, 17.227022969058535, 0.884220539986325)
+
+
+def nmsm_shaped(u: Array, nonlinearity: Array) -> Array:
+    """Activation ``(1 - c) u + c (g4 / (g1 (u + g6)^g5 + g2) + g3)`` of Meyer et al. 2017, eq. 8, as NMSM has it.
+
+    The identity for ``nonlinearity`` 0; at 1 an early rise from 4e-8 at ``u = 0`` to 1. Meant for ``u >= 0``; below
+    -0.78 the power's base, which must stay positive, is held at 0.1, where its term has long vanished.
+    """
+    g1, g2, g3, g4, g5, g6 = _NMSM_SHAPE
+    steep = g4 / (g1 * jnp.maximum(u + g6, 0.1) ** g5 + g2) + g3
+    return (1.0 - nonlinearity) * u + nonlinearity * steep

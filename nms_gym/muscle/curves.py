@@ -7,6 +7,7 @@ Lengths are normalised by ``optimal_fiber_length`` (fiber) or ``tendon_slack_len
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +21,11 @@ class Curves(Protocol):
     @property
     def name(self) -> str:
         """The family's name in files."""
+        ...
+
+    @property
+    def defaults(self) -> Mapping[str, float]:
+        """Muscle parameters of the family's source, by name, for what a model does not say."""
         ...
 
     def active_force_length(self, length: Array) -> Array:
@@ -72,6 +78,11 @@ class DeGrooteFregly2016:
     c1: float = 0.200
     c2: float = 1.0
     c3: float = 0.200
+
+    @property
+    def defaults(self) -> Mapping[str, float]:
+        """OpenSim's strains."""
+        return {"passive_fiber_strain_at_one_norm_force": 0.6, "tendon_strain_at_one_norm_force": 0.049}
 
     def active_force_length(self, length: Array) -> Array:
         """Sum of three Gaussians of variable width; 1 at 1."""

@@ -1,4 +1,4 @@
-"""One step of the fiber: rigid and elastic tendons behind one signature.
+"""One step of the fiber: rigid and elastic tendons, or some of each, behind one signature.
 
 A step takes the muscle's state, the new activation and musculotendon length and velocity, and returns the new state and
 the tendon force. With an elastic tendon the new fiber length solves force equilibrium implicitly, so steps of 5 to 10
@@ -7,33 +7,46 @@ ms are stable whatever the stiffness. The equation is written as a difference of
     tendon_length(force along the tendon of the fiber)  -  (l_MT - l_opt w) / l_slack  =  0,
 
 the inverse tendon curve being a logarithm: the residual is well scaled in slack and taut tendons alike, and grows with
-``w`` on any step short enough. Newton's method does not meet the derivatives; one last step, whose denominator is held
+``w`` on any step short enough. Iterations do not meet the derivatives; one last step, whose denominator is held
 constant, carries the implicit-function derivative and leaves the value where it was.
 
-The tendon curve is OpenSim's, -0.2 in the limit of a slack tendon: a fiber that shortens fast into a slack tendon gives
-a small push (to 0.03 of its maximum force in stress tests), and a musculotendon too short for its slack tendon and
-shortest fiber, which is a wrong parameter rather than a state, up to 0.2, with a residual that tells.
+The iterations are Halley's (third order), ``w -= n / (1 - n r'' / (2 r'))`` with Newton's step ``n = r / r'``. The
+residual is steep where the fiber stops and flat where it lengthens or shortens fast, so a jump of activation sends
+Newton's method far past the root, while the second derivative, which costs no further exponential, sees the bend. Four
+iterations leave every step of the stress set (``examples/benchmarks/stress.py``) below 1e-10 slack lengths; Newton's
+method takes eight and a bracket.
+
+The tendon curve of De Groote and Fregly is -0.2 in the limit of a slack tendon: a fiber that shortens fast into a slack
+tendon gives a small push (to 0.03 of its maximum force in stress tests), and a musculotendon too short for its slack
+tendon and shortest fiber, which is a wrong parameter rather than a state, up to 0.2, with a residual that tells.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from nms_gym._pytree import pytree
+from nms_gym.errors import InputError, listed
 from nms_gym.muscle import hill
 from nms_gym.muscle.curves import Curves
 from nms_gym.muscle.hill import MuscleParams
 
 TendonKind = Literal["rigid", "elastic"]
+Tendon = TendonKind | tuple[TendonKind, ...]
+"""One kind for all muscles, or one per muscle."""
 Integrator = Literal["bdf2", "backward_euler"]
 
-# Halvings that find the initial equilibrium; 48 reach the last bit of a bracket a few fiber lengths wide.
-BISECTIONS = 48
+# Halvings that find an equilibrium; they reach the last bit of a bracket a few fiber lengths, or velocities, wide.
+BISECTIONS = 52
+# Iterations written out one after another, which is twice as fast as a loop; more than these go round in a loop.
+UNROLLED = 4
 
 
 @pytree
@@ -41,11 +54,11 @@ class FiberState:
     """What a fiber remembers; every leaf ``(M,)``, normalised by optimal fiber length."""
 
     along_tendon: Array
-    """fiber length along the tendon, ``w``; the next step's first guess"""
+    """fiber length along the tendon, ``w``"""
     length: Array
     """fiber length, ``x``"""
     previous_length: Array
-    """fiber length one step earlier (BDF2)"""
+    """fiber length one step earlier (BDF2, and the next step's first guess)"""
 
 
 @pytree
@@ -63,7 +76,7 @@ class FiberOutput:
     """what the implicit equation missed by, in tendon slack lengths; zero for a rigid tendon"""
 
 
-# An implicit equation for ``w``, with everything else it depends on passed apart so that it can be frozen.
+# An implicit equation for one unknown per muscle, with all else it depends on passed apart so that it can be frozen.
 Residual = Callable[[Array, Any], Array]
 
 
@@ -78,46 +91,49 @@ class Inputs:
     dt: Array | float
 
 
-def _value_and_slope(residual: Residual, inputs: Any, w: Array) -> tuple[Array, Array]:
-    """Residual at ``w`` and its derivative with respect to ``w``."""
-    return jax.jvp(lambda w: residual(w, inputs), (w,), (jnp.ones_like(w),))
-
-
-def _with_implicit_derivative(residual: Residual, inputs: Any, w: Array, slope: Array) -> tuple[Array, Array]:
-    """``w``, now with the derivative of the root with respect to ``inputs``, and the residual there."""
-    w, slope = jax.lax.stop_gradient((w, slope))
-    r = residual(w, inputs)
-    return w - (r - jax.lax.stop_gradient(r)) / _positive(slope), r
+def _slope(function: Callable[[Array], Any], w: Array) -> tuple[Any, Any]:
+    """Value and derivative of an elementwise function."""
+    return jax.jvp(function, (w,), (jnp.ones_like(w),))
 
 
 def _positive(slope: Array) -> Array:
     """A slope fit to divide by: the residual's is positive near a root of a stable step."""
-    return jnp.where(jnp.abs(slope) > 1e-6, slope, 1e-6)
+    return jnp.maximum(slope, 1e-6)
 
 
-def _bracketed_newton(
-    residual: Residual, inputs: Any, guess: Array, low: Array, high: Array, iterations: int
-) -> tuple[Array, Array]:
-    """Root of an increasing ``residual`` by Newton's method, halving the bracket where a step leaves it.
+def _halley(residual: Residual, frozen: Any, guess: Array, low: Array, high: Array, iterations: int) -> Array:
+    """Root of an increasing ``residual`` between ``low`` and ``high``."""
 
-    Also returns the slope at the last iterate but one, which at convergence is the slope at the root.
-    """
-    # Once converged, rounding can put the iterate one ulp outside its own bracket, and halving would throw it far away.
-    slack = 32 * float(jnp.finfo(guess.dtype).eps)
+    def improve(_: int, w: Array) -> Array:
+        (r, slope), (_, bend) = _slope(lambda w: _slope(lambda w: residual(w, frozen), w), w)
+        newton = r / _positive(slope)
+        # Limits for guesses so poor that the second derivative says nothing about the root.
+        bent = jnp.clip(1.0 - 0.5 * newton * bend / _positive(slope), 0.5, 2.0)
+        return jnp.clip(w - newton / bent, low, high)
 
-    def improve(_: int, search: tuple[Array, ...]) -> tuple[Array, ...]:
-        w, low, high = search[:3]
-        r, slope = _value_and_slope(residual, inputs, w)
-        high = jnp.where(r > 0, w, high)
-        low = jnp.where(r > 0, low, w)
-        step = w - r / _positive(slope)
-        inside = (step > low - slack) & (step < high + slack)
-        return jnp.where(inside, step, 0.5 * (low + high)), low, high, slope
+    w = jnp.clip(guess, low, high)
+    return jax.lax.fori_loop(0, iterations, improve, w, unroll=min(iterations, UNROLLED))
 
-    # A loop rather than a list of iterations: as fast, and a third of the compile time.
-    start = (jnp.clip(guess, low, high), low, high, jnp.ones_like(guess))
-    w, _, _, slope = jax.lax.fori_loop(0, iterations, improve, start)
-    return w, slope
+
+def _bisect(residual: Residual, frozen: Any, low: Array, high: Array) -> Array:
+    """A root of ``residual`` between ``low``, where it is negative, and ``high``, where it is positive."""
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = 0.5 * (low + high)
+        above = residual(middle, frozen) > 0
+        return jnp.where(above, low, middle), jnp.where(above, middle, high)
+
+    low, high = jax.lax.fori_loop(0, BISECTIONS, halve, (low, high))
+    return 0.5 * (low + high)
+
+
+def _with_implicit_derivative(residual: Residual, inputs: Any, w: Array) -> tuple[Array, Array]:
+    """A root ``w``, now with the derivative of the root with respect to ``inputs``, and the residual there."""
+    w, frozen = jax.lax.stop_gradient((w, inputs))
+    slope = _slope(lambda w: residual(w, frozen), w)[1]
+    r = residual(w, inputs)
+    return w - (r - jax.lax.stop_gradient(r)) / _positive(slope), r
 
 
 def _bracket(params: MuscleParams, musculotendon_length: Array) -> tuple[Array, Array]:
@@ -127,14 +143,46 @@ def _bracket(params: MuscleParams, musculotendon_length: Array) -> tuple[Array, 
     return jnp.broadcast_to(low, high.shape), jnp.maximum(high, low + 0.01)
 
 
+def _by_kind(
+    tendon: tuple[TendonKind, ...], step: Callable[..., Any], params: MuscleParams, arguments: tuple[Any, ...]
+) -> Any:
+    """``step(kind, params, *arguments)`` of the muscles of each kind, put together in the order of the muscles."""
+    muscles = params.max_isometric_force.shape[-1]
+    if len(tendon) != muscles or not set(tendon) <= {"rigid", "elastic"}:
+        raise InputError(
+            f"tendon has {len(tendon)} kinds, {listed(tendon)}; use 'rigid' or 'elastic' per muscle ({muscles})"
+        )
+    kinds = sorted(set(tendon))
+    if len(kinds) == 1:
+        return step(kinds[0], params, *arguments)
+    # Whoever extends MuscleParams may have leaves that do not follow the muscles; the step needs none of them.
+    own = MuscleParams(**{f.name: jnp.asarray(getattr(params, f.name)) for f in dataclasses.fields(MuscleParams)})
+    places = [np.array([i for i, kind in enumerate(tendon) if kind == wanted]) for wanted in kinds]
+    parts = [
+        step(kind, *jax.tree.map(lambda x, place=place: _take(x, place), (own, *arguments)))
+        for kind, place in zip(kinds, places, strict=True)
+    ]
+    order = np.argsort(np.concatenate(places))
+    return jax.tree.map(lambda *leaves: _take(jnp.concatenate(leaves, axis=-1), order), *parts)
+
+
+def _take(values: Array, index: np.ndarray) -> Array:
+    # 32-bit indices: wider ones make a program traced in one precision unusable in the other (JAX 0.10).
+    return values.at[..., index.astype(np.int32)].get(mode="promise_in_bounds")
+
+
 def initial_fiber(
-    tendon: TendonKind, curves: Curves, params: MuscleParams, activation: Array, musculotendon_length: Array
+    tendon: Tendon, curves: Curves, params: MuscleParams, activation: Array, musculotendon_length: Array
 ) -> FiberState:
     """State of a fiber at rest (zero fiber velocity) in equilibrium with its tendon.
 
     Where the descending limb allows several equilibria, bisection picks one of them. A musculotendon shorter than its
     slack tendon and shortest fiber has none: the fiber starts at its shortest.
     """
+    if not isinstance(tendon, str):
+        return _by_kind(
+            tendon, lambda kind, *of: initial_fiber(kind, curves, *of), params, (activation, musculotendon_length)
+        )
     if tendon == "rigid":
         w = _rigid_along_tendon(params, musculotendon_length)
         x = hill.fiber_length(params, w)
@@ -146,16 +194,8 @@ def initial_fiber(
 
     inputs = Inputs(params, None, activation, musculotendon_length, 0.0)
     frozen = jax.lax.stop_gradient(inputs)
-
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = 0.5 * (low + high)
-        above = residual(middle, frozen) > 0
-        return jnp.where(above, low, middle), jnp.where(above, middle, high)
-
-    low, high = jax.lax.fori_loop(0, BISECTIONS, halve, _bracket(frozen.params, frozen.musculotendon_length))
-    w = 0.5 * (low + high)
-    w, _ = _with_implicit_derivative(residual, inputs, w, _value_and_slope(residual, frozen, w)[1])
+    w = _bisect(residual, frozen, *_bracket(frozen.params, frozen.musculotendon_length))
+    w, _ = _with_implicit_derivative(residual, inputs, w)
     x = hill.fiber_length(params, w)
     return FiberState(along_tendon=w, length=x, previous_length=x)
 
@@ -175,7 +215,7 @@ def _rigid_along_tendon(params: MuscleParams, musculotendon_length: Array) -> Ar
 
 
 def fiber_step(
-    tendon: TendonKind,
+    tendon: Tendon,
     integrator: Integrator,
     iterations: int,
     curves: Curves,
@@ -189,9 +229,10 @@ def fiber_step(
     """Advance every fiber by ``dt``.
 
     Args:
-        tendon: "rigid" (fiber length follows the musculotendon) or "elastic" (fiber length is solved for).
+        tendon: "rigid" (fiber length follows the musculotendon), "elastic" (fiber length is solved for), or a tuple
+            with one of them per muscle; only the elastic ones are solved.
         integrator: of the elastic tendon: "bdf2" (second order; for calibration) or "backward_euler".
-        iterations: Newton iterations of the elastic tendon.
+        iterations: of Halley's method, for the elastic tendon.
         curves: the muscle family.
         params: ``(M,)`` leaves.
         state: from ``initial_fiber`` or the last step.
@@ -202,7 +243,17 @@ def fiber_step(
 
     Returns:
         The state and the output at the end of the step.
+
+    Raises:
+        InputError: ``tendon`` does not have one kind per muscle (raised while tracing).
     """
+    if not isinstance(tendon, str):
+        return _by_kind(
+            tendon,
+            lambda kind, *of: fiber_step(kind, integrator, iterations, curves, *of, dt),
+            params,
+            (state, activation, musculotendon_length, musculotendon_velocity),
+        )
     f0 = params.max_isometric_force
     if tendon == "rigid":
         w = _rigid_along_tendon(params, musculotendon_length)
@@ -228,14 +279,23 @@ def fiber_step(
     inputs = Inputs(params, state, activation, musculotendon_length, dt)
     frozen = jax.lax.stop_gradient(inputs)
     low, high = _bracket(frozen.params, frozen.musculotendon_length)
-    guess = jax.lax.stop_gradient(state.along_tendon)
-    w, slope = _bracketed_newton(residual, frozen, guess, low, high, iterations)
-    w, miss = _with_implicit_derivative(residual, inputs, w, slope)
+    w = _halley(residual, frozen, _guess(integrator, frozen.state), low, high, iterations)
+    w, miss = _with_implicit_derivative(residual, inputs, w)
     x = hill.fiber_length(params, w)
     lt = hill.tendon_length(params, musculotendon_length, w)
     force = f0 * curves.tendon_force(lt, params.tendon_strain_at_one_norm_force)
     new = FiberState(along_tendon=w, length=x, previous_length=state.length)
     return new, FiberOutput(force, x, velocity(x, inputs), lt - 1.0, miss)
+
+
+def _guess(integrator: Integrator, past: FiberState) -> Array:
+    """``w`` of a fiber that goes on shortening as it did, or stops lengthening.
+
+    Of the two, the shorter: the residual bends down, and iterations that come from below do not leap.
+    """
+    change = past.length - past.previous_length
+    stop = change / 3.0 if integrator == "bdf2" else 0.0
+    return past.along_tendon + jnp.minimum(change, stop) * past.length / past.along_tendon
 
 
 def equilibrium_velocity(
@@ -268,7 +328,6 @@ def equilibrium_velocity(
     inputs = (params, activation, fiber_length, musculotendon_length)
     frozen = jax.lax.stop_gradient(inputs)
     still = jnp.zeros_like(fiber_length * musculotendon_length)
-    missing = -residual(still, frozen) / jnp.maximum(frozen[0].fiber_damping, 1e-6)
-    low, high = jnp.minimum(missing, 0.0), jnp.maximum(missing, 0.0)
-    v, _ = _bracketed_newton(residual, frozen, still, low, high, BISECTIONS)
-    return _with_implicit_derivative(residual, inputs, v, _value_and_slope(residual, frozen, v)[1])[0]
+    missing = -residual(still, frozen) / _positive(frozen[0].fiber_damping)
+    v = _bisect(residual, frozen, jnp.minimum(missing, 0.0), jnp.maximum(missing, 0.0))
+    return _with_implicit_derivative(residual, inputs, v)[0]
