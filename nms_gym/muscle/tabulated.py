@@ -29,8 +29,8 @@ MAX_VELOCITY = 1.0
 # stiffer than this part of its stiffness at force 1; beyond, it goes on along its tangent.
 MAX_TENDON_FORCE, MIN_STIFFNESS = 10.0, 0.02
 # Force with which a slack tendon pushes, in the limit, and the part of it that is left where the inverse goes on along
-# its tangent. A smaller part follows CEINMS closer (at 0.1 by 3 % of the difference in moments) and needs three more
-# Newton iterations of the elastic fiber.
+# its tangent. A smaller part follows CEINMS closer (at 0.1 by 3 % of the difference in moments), but its corner
+# costs the elastic fiber more iterations.
 SLACK_PUSH = 0.01
 SLACK_REST = 0.4
 # Newton iterations that invert the tendon curve; its segments are halved until these reach the last bits.
@@ -69,7 +69,7 @@ class Tabulated:
 
     * Beyond the last point, and for the force-velocity curve beyond a normalised velocity of 1, where CEINMS stops,
       a curve that arrives with a slope settles at CEINMS's constant over ``SETTLE`` instead of at once. It is off by
-      at most the slope times ``SETTLE`` (0.0013 for the default force-velocity curve, 1e-5 for the others). CEINMS
+      at most the slope times ``SETTLE`` (0.0013 for the default force-velocity curve, 1e-4 for the others). CEINMS
       limits the velocity in the damping term as well; ``hill.fiber_force`` does not.
     * The tendon curve follows its points from where it last leaves force 0 up to ``MAX_TENDON_FORCE``. A slack tendon
       has CEINMS's spline push (0.05 at 10 % slack, by overshoot) and wiggle by 6e-4, so that it has no inverse; here it

@@ -363,7 +363,9 @@ def ceinms_model(
     ``max_isometric_force`` includes the strength coefficient. The filter's time constants are ``-dt / ln(-c)``. What
     differs from CEINMS is written in ``muscle.tabulated.Tabulated`` (curves outside their points), and: excitations
     saturate smoothly before they are mixed (CEINMS clips the mix), an elastic tendon is integrated over time (CEINMS
-    solves every frame for itself), and the filter starts settled (CEINMS restarts it at the third frame).
+    solves every frame for itself), and the filter starts settled (CEINMS's starts with the EMG file: at zero, and once
+    more, at their mean, after two rows). Without these three and with the muscle velocities of CEINMS's fibers, moments
+    with a rigid tendon are CEINMS's to all digits that it prints.
 
     Args:
         subject: from ``read_ceinms_subject``.
@@ -391,7 +393,7 @@ def ceinms_model(
         raise InputError(f"{subject.path}: {error}") from error
     delays = {c: _delay(c, subject, source, delay) for c in source.channels}
     longest = max(delays.values(), default=0.0)
-    # Slack tendons of these curves have a sharper corner than other families': 7 iterations leave no residual.
+    # Slack tendons of these curves have a sharper corner than others; 7 iterations leave no residual in walking.
     settings = {"max_delay": max(Settings.max_delay, longest), "newton_iterations": 7, "curves": curves, **settings}
     driven = ChannelMap.from_muscles({m: weights for m, weights in source.muscles.items() if weights})
     model = NmsModel(
