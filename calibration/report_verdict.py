@@ -378,7 +378,7 @@ def _muscles(evidence: Evidence) -> list[Finding]:
             Finding(
                 "problem",
                 f"The fiber equation was not solved to {UNSOLVED:g} tendon lengths in: {some(listing, 6)}.",
-                "Raise newton_iterations in the settings, or use a smaller time step.",
+                "Raise tendon_iterations in the settings, or use a smaller time step.",
             )
         )
     return found

@@ -43,7 +43,8 @@ class Settings:
     tendon: Literal["rigid", "elastic", "mixed"] = "elastic"
     """"mixed": rigid for ``NmsModel.rigid_tendons``, elastic for the others"""
     integrator: Integrator = "bdf2"
-    newton_iterations: int = 5
+    tendon_iterations: int = 0
+    """of Halley's method for an elastic tendon; 0 for as many as the muscle family needs"""
     activation: ActivationKind = "second_order"
     max_delay: float = 0.15
     """s; the longest electromechanical delay that the excitation history can hold"""
@@ -58,8 +59,10 @@ class Settings:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise InputError(f"{name} is {getattr(self, name)!r}; use one of {listed(values)}")
-        if not 1 <= self.newton_iterations <= 50:
-            raise InputError(f"newton_iterations is {self.newton_iterations}; use 1 to 50 (default 5)")
+        if not 0 <= self.tendon_iterations <= 50:
+            raise InputError(
+                f"tendon_iterations is {self.tendon_iterations}; use 1 to 50, or 0 for as many as the curves need"
+            )
         if not 0 < self.max_delay <= 1:
             raise InputError(f"max_delay is {self.max_delay} s; use more than 0 and at most 1 s")
 
@@ -358,7 +361,7 @@ def excited_step(
     fiber, out = fiber_step(
         model.tendons,
         s.integrator,
-        s.newton_iterations,
+        s.tendon_iterations or s.curves.iterations,
         s.curves,
         params,
         state.fiber,

@@ -50,9 +50,8 @@ from nms_gym.skeleton.dynamics import (
     BaseMotion,
     ExternalForces,
     Skeleton,
-    bias_forces,
+    forward_dynamics,
     make_skeleton,
-    mass_matrix,
 )
 from nms_gym.skeleton.passive import PassiveMoments, passive_moments
 
@@ -299,16 +298,17 @@ def moved(
         force, matrix = force + passive_now, matrix + jnp.diag(slope)
     if surroundings.torque is not None:
         force = force + surroundings.torque
-    inertia = mass_matrix(skeleton, state.q, base=base)
-    bias = bias_forces(skeleton, state.q, state.qd, external=surroundings.external, base=base)
-    change = jnp.linalg.solve(inertia + dt * matrix, dt * (force - bias))
+    acceleration = forward_dynamics(
+        skeleton, state.q, state.qd, force, external=surroundings.external, base=base, added_inertia=dt * matrix
+    )
 
+    change = dt * acceleration
     qd = state.qd + change
     q = state.q + dt * qd
     fiber, out = respond(muscles.fiber, out, response, -(change @ free))
     out = replace(out, moments=joint_moments(arms, out.tendon_force))
     moved_passive = jnp.zeros_like(q) if passive is None else passive_now - slope * change
-    output = MotionOutput(q, qd, change / dt, joint_moments(free, out.tendon_force), moved_passive, out)
+    output = MotionOutput(q, qd, acceleration, joint_moments(free, out.tendon_force), moved_passive, out)
     return MotionState(replace(muscles, fiber=fiber), q, qd, memory), output
 
 

@@ -391,9 +391,9 @@ def _settings(record: Mapping[str, Any], where: str) -> Settings:
         problem = f"no setting {listed(strange)}" if strange else f"settings lack {listed(missing)}"
         raise InputError(f"{where}: {problem}; there are {listed(fields)}")
     values = dict(record)
-    iterations = values["newton_iterations"]
+    iterations = values["tendon_iterations"]
     if isinstance(iterations, bool) or not isinstance(iterations, int):
-        raise InputError(f"{where}: newton_iterations is {iterations!r}; expected a whole number")
+        raise InputError(f"{where}: tendon_iterations is {iterations!r}; expected a whole number")
     values["max_delay"] = _number(values["max_delay"], f"{where}: max_delay")
     values["curves"] = curves_from_record(values["curves"], where)
     try:

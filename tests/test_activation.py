@@ -283,6 +283,71 @@ def test_nothing_is_read_from_the_future():
     np.testing.assert_array_equal(before, after[: len(before)])
 
 
+# ---- NMSM Pipeline ----
+
+
+def nmsm_series(excitation, dt, start=0.0):
+    """NMSM's activation of a scalar excitation, 15 and 60 ms, from a constant past."""
+
+    def step(state, e):
+        return act.nmsm_step(e, *state, 0.015, 0.060, dt), state[0]
+
+    return np.asarray(scan(step, (jnp.asarray(start), jnp.asarray(start)), jnp.asarray(excitation))[0])
+
+
+def test_nmsm_step_is_second_order_accurate():
+    """Against the equation solved by SciPy: da/dt = (e - a) ((1 / tau_a - 1 / tau_d) e + 1 / tau_d)."""
+
+    def excitation(t):
+        return 0.5 - 0.45 * np.cos(20 * t) ** 3
+
+    def rate(t, a):
+        e = excitation(t)
+        return (e - a) * ((1 / 0.015 - 1 / 0.060) * e + 1 / 0.060)
+
+    exact = solve_ivp(rate, (0, 0.4), [0.05], rtol=1e-11, atol=1e-12).y[0, -1]
+
+    def error(steps):
+        return abs(nmsm_series(excitation(0.4 * np.arange(1, steps + 1) / steps), 0.4 / steps, 0.05)[-1] - exact)
+
+    assert error(160) < 2e-4
+    assert 3.5 < error(640) / error(1280) < 5.0
+
+
+def test_nmsm_step_holds_a_constant():
+    np.testing.assert_allclose(nmsm_series(np.full(50, 0.3), 0.01, 0.3), 0.3, rtol=1e-14)
+
+
+def test_nmsm_shape_at_its_ends():
+    """The identity at nonlinearity 0; a steep rise at 1, from 4e-8 through 0.971 at 0.25 to 1."""
+    u = jnp.linspace(0.0, 1.0, 101)
+    np.testing.assert_allclose(act.nmsm_shaped(u, jnp.asarray(0.0)[None]), u, rtol=0, atol=1e-15)
+    steep = act.nmsm_shaped(jnp.asarray([0.0, 0.25, 0.5, 1.0]), jnp.ones(4))
+    np.testing.assert_allclose(steep, [4e-8, 0.971, 0.999, 1.0], rtol=0, atol=6e-4)
+    assert abs(float(steep[0]) - 4e-8) < 1e-8
+    assert np.all(np.diff(act.nmsm_shaped(u, jnp.full(101, 0.35))) > 0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_nmsm_gradients(dtype):
+    """By both arguments, below, at and above excitation 0."""
+
+    def stepped(u, a):
+        return act.nmsm_step(u, a, 0.5 * a, jnp.asarray(0.015, u.dtype), jnp.asarray(0.060, u.dtype), DT)
+
+    u, other, h = np.array([-1.0, -0.05, 0.0, 0.1, 1.0]), np.full(5, 0.3), 1e-6
+    for function in (act.nmsm_shaped, stepped):
+        given = jnp.asarray(u, dtype), jnp.asarray(other, dtype)
+        reverse = jax.jit(jax.vmap(jax.grad(function, argnums=(0, 1))))(*given)
+        forward = jax.jit(jax.vmap(jax.jacfwd(function, argnums=(0, 1))))(*given)
+        for k, (back, ahead) in enumerate(zip(reverse, forward, strict=True)):
+            up, down = (jax.vmap(function)(u + s * h * (k == 0), other + s * h * (k == 1)) for s in (1, -1))
+            assert back.dtype == ahead.dtype == dtype
+            np.testing.assert_allclose(back, ahead, rtol=1e-5, atol=1e-7)
+            np.testing.assert_allclose(back, (up - down) / (2 * h), rtol=1e-4, atol=1e-6)
+        assert np.count_nonzero(reverse[0]) == 5
+
+
 # ---- gradients where excitation is 0, 1 or equals activation ----
 
 

@@ -328,7 +328,7 @@ BAD_STUDIES = {
     "negative lead-in": ("dt = 0.01", "dt = 0.01\nlead_in = -0.1", "lead_in is -0.1 s"),
     "unknown setting": ('tendon = "rigid"', 'tendno = "rigid"', r"\[settings\]: unknown key 'tendno'"),
     "unknown tendon": ('tendon = "rigid"', 'tendon = "stiff"', r"\[settings\]: tendon is 'stiff'.*'rigid'"),
-    "setting of a wrong type": ('tendon = "rigid"', "newton_iterations = 2.5", "newton_iterations is 2.5.*whole"),
+    "setting of a wrong type": ('tendon = "rigid"', "tendon_iterations = 2.5", "tendon_iterations is 2.5.*whole"),
     "unknown asset": ('"asset:arm"', '"asset:leg"', "asset 'leg/model.json' not found"),
     "missing model": ('"asset:arm"', '"arm.osim"', r"\[model\]: file: no such file.*arm.osim"),
     "unset variable": ('"asset:arm"', '"${NMS_GYM_NOWHERE}/a.osim"', "variable NMS_GYM_NOWHERE is not set; set it"),

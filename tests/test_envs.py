@@ -287,7 +287,7 @@ UNUSED = {
     ("tendon", "activation"), [("elastic", "second_order"), ("elastic", "first_order"), ("rigid", "second_order")]
 )
 def test_gradients_of_the_return(tendon, activation):
-    subject = make_subject(tendon=tendon, activation=activation, newton_iterations=7)
+    subject = make_subject(tendon=tendon, activation=activation, tendon_iterations=7)
     task = make_task(subject, make_trial(20, tables=True), actuated=["deep"], effort_weight=0.1)
     actions = jnp.asarray(np.random.default_rng(2).uniform(0.1, 0.9, (20, 1)))
 

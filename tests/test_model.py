@@ -372,7 +372,7 @@ def test_bad_parameters_are_named(values, message):
         ({"tendon": "stiff"}, "tendon is 'stiff'.*'rigid', 'elastic'"),
         ({"integrator": "rk4"}, "integrator is 'rk4'"),
         ({"activation": "third_order"}, "activation is 'third_order'"),
-        ({"newton_iterations": 0}, "newton_iterations is 0"),
+        ({"tendon_iterations": 51}, "tendon_iterations is 51"),
         ({"max_delay": 0.0}, "max_delay is 0.0 s"),
     ],
 )

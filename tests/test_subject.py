@@ -50,7 +50,7 @@ def make_subject(seed=0) -> Subject:
         muscles=MUSCLES,
         coordinates=COORDINATES,
         channels=CHANNELS,
-        settings=Settings(tendon="rigid", integrator="backward_euler", newton_iterations=7, max_delay=0.1),
+        settings=Settings(tendon="rigid", integrator="backward_euler", tendon_iterations=7, max_delay=0.1),
         channel_weights=np.array([[1.0, 0.0], [0.1, 0.9], [0.0, 0.0]]),
         paths=paths,
     )

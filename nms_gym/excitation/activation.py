@@ -42,6 +42,7 @@ def delay_weights(delay: Array, dt: Array | float, length: int) -> Array:
     Returns:
         ``(length, C)``; row ``j`` weighs the sample ``j`` steps ago. Columns sum to 1.
     """
+    delay = jnp.asarray(delay)
     lag = jnp.arange(-1, length, dtype=delay.dtype)[:, None]
     x = jnp.abs(delay[None, :] / dt - lag)
     near = (1.5 * x - 2.5) * x * x + 1.0
@@ -169,8 +170,8 @@ def nmsm_step(
 
 
 # Meyer et al. 2017, eq. 8, with the digits of NMSM's source.
-_NMSM_SHAPE = (29.280183270562596, 4.107869238218326, 1.000004740962477)
-_NMSM_SHAPE += (-7.623282868703527, 17.227022969058535, 0.884220539986325)
+_NMSM_G1, _NMSM_G2, _NMSM_G3 = 29.280183270562596, 4.107869238218326, 1.000004740962477
+_NMSM_G4, _NMSM_G5, _NMSM_G6 = -7.623282868703527, 17.227022969058535, 0.884220539986325
 
 
 def nmsm_shaped(u: Array, nonlinearity: Array) -> Array:
@@ -179,6 +180,6 @@ def nmsm_shaped(u: Array, nonlinearity: Array) -> Array:
     The identity for ``nonlinearity`` 0; at 1 an early rise from 4e-8 at ``u = 0`` to 1. Meant for ``u >= 0``; below
     -0.78 the power's base, which must stay positive, is held at 0.1, where its term has long vanished.
     """
-    g1, g2, g3, g4, g5, g6 = _NMSM_SHAPE
-    steep = g4 / (g1 * jnp.maximum(u + g6, 0.1) ** g5 + g2) + g3
+    power = jnp.maximum(u + _NMSM_G6, 0.1) ** _NMSM_G5
+    steep = _NMSM_G4 / (_NMSM_G1 * power + _NMSM_G2) + _NMSM_G3
     return (1.0 - nonlinearity) * u + nonlinearity * steep

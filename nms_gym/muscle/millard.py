@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nms_gym.muscle.bezier import QuinticSpline, corner, evaluate, quintic_spline
+from nms_gym.muscle.bezier import QuinticSpline, corner, evaluate, parts, quintic_spline
 
 # Intervals of every spline: within 1e-5 of the Bézier curves, see tests/test_millard.py.
 INTERVALS = 128
 # The tendon follows OpenSim's toe down to this force. Below, its force decays exponentially with its length, and the
-# inverse goes on along its tangent. A smaller value would make the tangent steeper, and the solution for the fiber
-# slower: at 1e-4, Newton's method takes 10 iterations where it takes 6 at 1e-3.
+# inverse goes on nearly straight. With a smaller value that line would be steeper, and the solution for the fiber
+# slower: 1e-4 takes almost twice the iterations.
 TAIL_FORCE = 1e-3
 
 
@@ -39,8 +40,8 @@ class Millard2012:
       curve at another strain. OpenSim's passive curve keeps its low stiffness at 0.2 per optimal length while the
       rest stretches, which differs by 1.5e-3 at strain 0.6.
     * OpenSim's tendon is slack, without force or slope, below its slack length, so it has no inverse. Here the force
-      decays exponentially below ``TAIL_FORCE``, to 6e-6 at slack length and to nothing beyond. It never pushes.
-      ``tendon_length`` goes on along its tangent below that force, where no normal length gives it.
+      decays exponentially below ``TAIL_FORCE``, to 2e-5 at slack length and to nothing beyond. It never pushes.
+      ``tendon_length`` goes on nearly straight below that force, through 0, to where no length gives the force.
 
     As in OpenSim, active force and its derivative vanish outside the active lengths 0.4441 to 1.8123, and the
     force-velocity curve is flat beyond maximum velocity, where the damping carries on.
@@ -79,6 +80,11 @@ class Millard2012:
         _splines(self)
 
     @property
+    def iterations(self) -> int:
+        """Enough for every step of ``examples/benchmarks/stress.py``."""
+        return 6
+
+    @property
     def defaults(self) -> Mapping[str, float]:
         """Parameters that OpenSim's muscle has unless a model says otherwise."""
         return {
@@ -89,41 +95,37 @@ class Millard2012:
 
     def active_force_length(self, length: Array) -> Array:
         """1 at 1, ``minimum_active_force`` outside the active lengths."""
-        return _splines(self).active(jnp.asarray(length))
+        s = _splines(self).active
+        return s(parts(jnp.asarray(length), s.low, s.high)[1])
 
     def force_velocity(self, velocity: Array) -> Array:
         """0 up to -1, 1 at 0, ``max_eccentric_force`` from 1."""
-        return _splines(self).velocity(jnp.asarray(velocity))
+        s = _splines(self).velocity
+        return s(parts(jnp.asarray(velocity), s.low, s.high)[1])
 
     def passive_force_length(self, length: Array, strain: Array) -> Array:
         """0 up to 1, 1 at ``1 + strain``, straight from there."""
-        z = (jnp.asarray(length) - 1.0) / strain
-        return _splines(self).passive(z) + self.passive_stiffness_at_one * self.passive_strain * jnp.maximum(z - 1, 0)
+        _, inside, straight = parts((jnp.asarray(length) - 1.0) / strain, 0.0, 1.0)
+        return _splines(self).passive(inside) + self.passive_stiffness_at_one * self.passive_strain * straight
 
     def tendon_force(self, length: Array, strain: Array) -> Array:
-        """6e-6 at 1 and decaying exponentially below, 1 at ``1 + strain``, straight from ``toe_force`` on."""
+        """2e-5 at 1 and decaying exponentially below, 1 at ``1 + strain``, straight from ``toe_force`` on."""
         s = _splines(self)
-        z = (jnp.asarray(length) - 1.0) / strain
-        toe = jnp.clip(z, s.tail_strain, s.toe_strain)
-        # A first guess of the logarithm of force, within 3e-3, and two Newton steps on the inverse, which is exact.
-        log_force = s.log_force(toe)
-        for _ in range(2):
-            strain_there, slope = jax.jvp(s.toe, (log_force,), (jnp.ones_like(log_force),))
-            log_force = log_force - (strain_there - toe) / slope
-        # A logistic curve joins with the toe's slope and without curvature at its middle.
-        tail = 2.0 * jax.nn.sigmoid(2.0 * jnp.minimum(z - s.tail_strain, 0.0) / s.tail_decay)
-        straight = jnp.maximum(z - s.toe_strain, 0.0)
+        slack, toe, straight = parts((jnp.asarray(length) - 1.0) / strain, s.log_force.low, s.log_force.high)
+        # A first guess of the logarithm of force, good to 1e-4, and one Newton step on the inverse, which is exact.
+        guess = s.log_force(toe)
+        strain_there, slope = jax.jvp(s.toe, (guess,), (jnp.ones_like(guess),))
+        log_force = guess - (strain_there - toe) / slope
+        # A logistic curve that joins with the toe's slope and curvature.
+        tail = (1.0 + s.tail_shape) * jax.nn.sigmoid(slack / s.tail_width - math.log(s.tail_shape))
         return jnp.exp(log_force) * tail + self.tendon_stiffness_at_one * straight
 
     def tendon_length(self, force: Array, strain: Array) -> Array:
-        """Inverse of ``tendon_force``; below ``TAIL_FORCE`` it goes on along its tangent."""
+        """Inverse of ``tendon_force``; below ``TAIL_FORCE`` it goes on with little curvature, through force 0."""
         s = _splines(self)
-        force = jnp.asarray(force)
-        # Three pieces that join with equal slopes and add up: each is constant where another takes over.
-        toe = s.toe(jnp.log(jnp.clip(force, TAIL_FORCE, self.toe_force)))
-        slack = jnp.minimum(force - TAIL_FORCE, 0.0) * (s.tail_decay / TAIL_FORCE)
-        straight = jnp.maximum(force - self.toe_force, 0.0) / self.tendon_stiffness_at_one
-        return 1.0 + strain * (toe + slack + straight)
+        slack, toe, straight = parts(jnp.asarray(force), TAIL_FORCE, self.toe_force)
+        slack = s.tail_slope * slack + s.tail_bend * (jnp.expm1(slack / TAIL_FORCE) - slack / TAIL_FORCE)
+        return 1.0 + strain * (s.toe(jnp.log(toe)) + slack + straight / self.tendon_stiffness_at_one)
 
 
 class _Splines(NamedTuple):
@@ -136,10 +138,13 @@ class _Splines(NamedTuple):
     """tendon strain as a function of the logarithm of force"""
     log_force: QuinticSpline
     """its inverse, nearly"""
-    tail_strain: float
-    tail_decay: float
-    """``TAIL_FORCE`` over the slope there"""
-    toe_strain: float
+    tail_shape: float
+    tail_width: float
+    """strain over which the force of a slack tendon decays by a factor e"""
+    tail_slope: float
+    """strain per force at ``TAIL_FORCE``"""
+    tail_bend: float
+    """its second derivative there, times ``TAIL_FORCE`` squared"""
 
 
 @functools.lru_cache(maxsize=16)
@@ -150,21 +155,23 @@ def _splines(c: Millard2012) -> _Splines:
     log_force = np.linspace(np.log(TAIL_FORCE), np.log(c.toe_force), INTERVALS + 1)
     force = np.exp(log_force)
     strain, slope, curvature = evaluate([(ys, xs) for xs, ys in tendon], force)
-    curvature[0] = 0.0  # joins the tangent; the other end has none already
     knots = np.stack([strain, slope * force, (slope + curvature * force) * force])
-    toe = quintic_spline(log_force[0], log_force[-1], knots)
+    toe = quintic_spline(float(log_force[0]), float(log_force[-1]), knots)
     # The other way round.
     value, first, second = evaluate(tendon, np.linspace(strain[0], toe_strain, INTERVALS + 1))
     inverse = np.stack([np.log(value), first / value, second / value - (first / value) ** 2])
+    # The logistic curve (1 + b) / (1 + b exp(-x / w)) has slope b / (1 + b) / w and curvature (b - 1) / b slope^2 at 0.
+    shape = float(1.0 / (1.0 - second[0] * TAIL_FORCE / first[0] ** 2))
     return _Splines(
         active=_spline(_active_corners(c)),
         velocity=_spline(_velocity_corners(c)),
         passive=_spline(_passive_corners(c)),
         toe=toe,
-        log_force=quintic_spline(strain[0], toe_strain, inverse),
-        tail_strain=float(strain[0]),
-        tail_decay=float(slope[0] * force[0]),
-        toe_strain=toe_strain,
+        log_force=quintic_spline(float(strain[0]), toe_strain, inverse),
+        tail_shape=shape,
+        tail_width=float(shape / (1.0 + shape) * TAIL_FORCE / first[0]),
+        tail_slope=float(slope[0]),
+        tail_bend=float(curvature[0] * TAIL_FORCE**2),
     )
 
 

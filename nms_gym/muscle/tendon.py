@@ -10,11 +10,11 @@ the inverse tendon curve being a logarithm: the residual is well scaled in slack
 ``w`` on any step short enough. Iterations do not meet the derivatives; one last step, whose denominator is held
 constant, carries the implicit-function derivative and leaves the value where it was.
 
-The iterations are Halley's (third order), ``w -= n / (1 - n r'' / (2 r'))`` with Newton's step ``n = r / r'``. The
-residual is steep where the fiber stops and flat where it lengthens or shortens fast, so a jump of activation sends
-Newton's method far past the root, while the second derivative, which costs no further exponential, sees the bend. Four
-iterations leave every step of the stress set (``examples/benchmarks/stress.py``) below 1e-10 slack lengths; Newton's
-method takes eight and a bracket.
+The iterations are Halley's (third order), ``w -= n / (1 - n r'' / (2 r'))`` with Newton's step ``n = r / r'``, inside a
+bracket. The residual is steep where the fiber stops and flat where it lengthens or shortens fast, so a jump of
+activation sends Newton's method far past the root, while the second derivative, which costs no further exponential,
+sees the bend. A muscle stops iterating where it has arrived, and a step ends with the last one: two or three iterations
+in most motions, up to 5 (De Groote and Fregly) or 8 (Millard) in the stress set of ``examples/benchmarks/stress.py``.
 
 The tendon curve of De Groote and Fregly is -0.2 in the limit of a slack tendon: a fiber that shortens fast into a slack
 tendon gives a small push (to 0.03 of its maximum force in stress tests), and a musculotendon too short for its slack
@@ -45,8 +45,8 @@ Integrator = Literal["bdf2", "backward_euler"]
 
 # Halvings that find an equilibrium; they reach the last bit of a bracket a few fiber lengths, or velocities, wide.
 BISECTIONS = 52
-# Iterations written out one after another, which is twice as fast as a loop; more than these go round in a loop.
-UNROLLED = 4
+# An iteration that finds a residual this small is the last: the next would find its cube.
+NEAR = 2e-5
 
 
 @pytree
@@ -101,18 +101,34 @@ def _positive(slope: Array) -> Array:
     return jnp.maximum(slope, 1e-6)
 
 
-def _halley(residual: Residual, frozen: Any, guess: Array, low: Array, high: Array, iterations: int) -> Array:
-    """Root of an increasing ``residual`` between ``low`` and ``high``."""
+def _halley(residual: Residual, frozen: Any, w: Array) -> tuple[Array, Array]:
+    """Residual at ``w``, and Halley's next ``w``."""
+    (r, slope), (_, bend) = _slope(lambda w: _slope(lambda w: residual(w, frozen), w), w)
+    newton = r / _positive(slope)
+    # Limits for guesses so poor that the second derivative says nothing about the root.
+    return r, w - newton / jnp.clip(1.0 - 0.5 * newton * bend / _positive(slope), 0.5, 2.0)
 
-    def improve(_: int, w: Array) -> Array:
-        (r, slope), (_, bend) = _slope(lambda w: _slope(lambda w: residual(w, frozen), w), w)
-        newton = r / _positive(slope)
-        # Limits for guesses so poor that the second derivative says nothing about the root.
-        bent = jnp.clip(1.0 - 0.5 * newton * bend / _positive(slope), 0.5, 2.0)
-        return jnp.clip(w - newton / bent, low, high)
 
-    w = jnp.clip(guess, low, high)
-    return jax.lax.fori_loop(0, iterations, improve, w, unroll=min(iterations, UNROLLED))
+def _root(residual: Residual, frozen: Any, guess: Array, low: Array, high: Array, iterations: int) -> Array:
+    """Root of an increasing ``residual`` between ``low`` and ``high``, in at most so many iterations."""
+    # Once converged, rounding can put the iterate one ulp outside its own bracket, and halving would throw it far away.
+    slack = 32 * float(jnp.finfo(guess.dtype).eps)
+
+    def far(search: tuple[Array, ...]) -> Array:
+        return jnp.any(jnp.abs(search[1]) > NEAR) & (search[0] < iterations)
+
+    def improve(search: tuple[Array, ...]) -> tuple[Array, ...]:
+        count, before, w, low, high = search
+        r, step = _halley(residual, frozen, w)
+        high, low = jnp.where(r > 0, w, high), jnp.where(r > 0, low, w)
+        inside = (step > low - slack) & (step < high + slack)
+        done = jnp.abs(before) <= NEAR
+        # Halving the bracket is never the last iteration.
+        r, step = jnp.where(inside, r, jnp.inf), jnp.where(inside, step, 0.5 * (low + high))
+        return count + 1, jnp.where(done, before, r), jnp.where(done, w, step), low, high
+
+    start = (jnp.int32(0), jnp.full_like(guess, jnp.inf), jnp.clip(guess, low, high), low, high)
+    return jax.lax.while_loop(far, improve, start)[2]
 
 
 def _bisect(residual: Residual, frozen: Any, low: Array, high: Array) -> Array:
@@ -232,7 +248,7 @@ def fiber_step(
         tendon: "rigid" (fiber length follows the musculotendon), "elastic" (fiber length is solved for), or a tuple
             with one of them per muscle; only the elastic ones are solved.
         integrator: of the elastic tendon: "bdf2" (second order; for calibration) or "backward_euler".
-        iterations: of Halley's method, for the elastic tendon.
+        iterations: the most that the elastic tendon may take.
         curves: the muscle family.
         params: ``(M,)`` leaves.
         state: from ``initial_fiber`` or the last step.
@@ -250,7 +266,9 @@ def fiber_step(
     if not isinstance(tendon, str):
         return _by_kind(
             tendon,
-            lambda kind, *of: fiber_step(kind, integrator, iterations, curves, *of, dt),
+            lambda kind, params, state, activation, length, velocity: fiber_step(
+                kind, integrator, iterations, curves, params, state, activation, length, velocity, dt
+            ),
             params,
             (state, activation, musculotendon_length, musculotendon_velocity),
         )
@@ -265,7 +283,7 @@ def fiber_step(
         return new, FiberOutput(force, x, v, jnp.zeros_like(x), jnp.zeros_like(x))
 
     def velocity(x: Array, given: Inputs) -> Array:
-        past: FiberState = given.state  # type: ignore[assignment]
+        past: Any = given.state
         if integrator == "bdf2":
             change = 1.5 * x - 2.0 * past.length + 0.5 * past.previous_length
         else:
@@ -279,7 +297,7 @@ def fiber_step(
     inputs = Inputs(params, state, activation, musculotendon_length, dt)
     frozen = jax.lax.stop_gradient(inputs)
     low, high = _bracket(frozen.params, frozen.musculotendon_length)
-    w = _halley(residual, frozen, _guess(integrator, frozen.state), low, high, iterations)
+    w = _root(residual, frozen, _guess(integrator, frozen.state), low, high, iterations)
     w, miss = _with_implicit_derivative(residual, inputs, w)
     x = hill.fiber_length(params, w)
     lt = hill.tendon_length(params, musculotendon_length, w)
@@ -288,7 +306,7 @@ def fiber_step(
     return new, FiberOutput(force, x, velocity(x, inputs), lt - 1.0, miss)
 
 
-def _guess(integrator: Integrator, past: FiberState) -> Array:
+def _guess(integrator: Integrator, past: Any) -> Array:
     """``w`` of a fiber that goes on shortening as it did, or stops lengthening.
 
     Of the two, the shorter: the residual bends down, and iterations that come from below do not leap.

@@ -52,6 +52,7 @@ ZERO: Any = _Zero()
 NOWHERE = (ZERO, ZERO, ZERO)
 Vector = tuple[Any, Any, Any]
 Symmetric = tuple[Vector, Vector]
+Rotation = tuple[Vector, Vector, Vector] | None
 
 
 @jax.custom_jvp
@@ -86,7 +87,7 @@ def vector(array: Any) -> Vector:
     return split(array)  # type: ignore[return-value]
 
 
-def matrix(array: Any) -> tuple[Vector, Vector, Vector] | None:
+def matrix(array: Any) -> Rotation:
     """Rows of an array (3, 3); None for None."""
     if array is None:
         return None
@@ -94,7 +95,8 @@ def matrix(array: Any) -> tuple[Vector, Vector, Vector] | None:
     return flat[:3], flat[3:6], flat[6:]  # type: ignore[return-value]
 
 
-def transposed(rotation: Any) -> Any:
+def transposed(rotation: Rotation) -> Any:
+    """Rows of the transpose, from rows."""
     return None if rotation is None else tuple(zip(*rotation, strict=True))
 
 
@@ -105,22 +107,27 @@ def symmetric(array: Any) -> Symmetric:
 
 
 def add(a: Vector, b: Vector) -> Vector:
+    """``a + b``."""
     return a[0] + b[0], a[1] + b[1], a[2] + b[2]
 
 
 def sub(a: Vector, b: Vector) -> Vector:
+    """``a - b``."""
     return a[0] - b[0], a[1] - b[1], a[2] - b[2]
 
 
 def scale(s: Any, a: Vector) -> Vector:
+    """``s * a``."""
     return s * a[0], s * a[1], s * a[2]
 
 
 def dot(a: Vector, b: Vector) -> Any:
+    """Inner product."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def cross(a: Vector, b: Vector) -> Vector:
+    """Vector product."""
     return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
 
 
@@ -134,14 +141,14 @@ def on_axis(axis: int, value: Any) -> Vector:
     return tuple(value if i == axis else ZERO for i in range(3))  # type: ignore[return-value]
 
 
-def apply(rotation: Any, a: Vector) -> Vector:
+def apply(rotation: Rotation, a: Vector) -> Vector:
     """``rotation @ a``, the rotation given by its rows."""
     if rotation is None:
         return a
     return tuple(dot(row, a) for row in rotation)  # type: ignore[return-value]
 
 
-def apply_back(rotation: Any, a: Vector) -> Vector:
+def apply_back(rotation: Rotation, a: Vector) -> Vector:
     """``rotation.T @ a``."""
     return apply(transposed(rotation), a)
 
@@ -165,11 +172,12 @@ def times(inertia: Symmetric, a: Vector) -> Vector:
 
 
 def column(inertia: Symmetric, axis: int) -> Vector:
+    """Column ``axis`` of a symmetric matrix."""
     d, o = inertia
     return ((d[0], o[2], o[1]), (o[2], d[1], o[0]), (o[1], o[0], d[2]))[axis]
 
 
-def apply_symmetric(rotation: Any, inertia: Symmetric) -> Symmetric:
+def apply_symmetric(rotation: Rotation, inertia: Symmetric) -> Symmetric:
     """``rotation @ inertia @ rotation.T``."""
     if rotation is None:
         return inertia
@@ -199,4 +207,5 @@ def parallel_axis(r: Vector, s: Vector) -> Symmetric:
 
 
 def add_symmetric(a: Symmetric, b: Symmetric) -> Symmetric:
+    """``a + b``."""
     return add(a[0], b[0]), add(a[1], b[1])

@@ -120,7 +120,8 @@ def derivatives(function: Function, x: Sequence[Any], xp: Any = jnp) -> tuple[An
     cubic spline's third derivative jumps and so does its second at the end knots, where OpenSim's continues straight.
     """
     if isinstance(function, LinearFunction):
-        slopes = tuple(function.slopes[i] for i in range(len(x)))
+        constant = function.slopes.shape[0] == 0  # whatever its arguments
+        slopes = tuple(0.0 if constant else function.slopes[i] for i in range(len(x)))
         return sum((s * v for s, v in zip(slopes, x, strict=True)), function.intercept), slopes, None
     (at,) = x
     if isinstance(function, PolynomialFunction):
@@ -136,12 +137,17 @@ def derivatives(function: Function, x: Sequence[Any], xp: Any = jnp) -> tuple[An
     # Not clip: it halves the derivative at the end knots themselves.
     inside = xp.where(at < knots[0], knots[0], xp.where(at > knots[n - 1], knots[n - 1], at))
     k = sum(((inside >= knots[i]).astype(np.int32) for i in range(1, n - 1)), xp.zeros(xp.shape(at), np.int32))
-    h = inside - knots[k]
-    b, c, d = function.b[k], function.c[k], function.d[k]
+    y, start, b, c, d = (_take(a, k) for a in (function.y, knots, function.b, function.c, function.d))
+    h = inside - start
     slope = b + h * (2.0 * c + h * (3.0 * d))
-    value = function.y[k] + h * (b + h * (c + h * d)) + slope * (at - inside)
+    value = y + h * (b + h * (c + h * d)) + slope * (at - inside)
     outside = (at < knots[0]) | (at > knots[n - 1])
     return value, (slope,), xp.where(outside, 0.0, 2.0 * c + h * (6.0 * d))
+
+
+def _take(array: Any, index: Any) -> Any:
+    """``array[index]`` for an index known to be inside, without JAX's check of it."""
+    return array[index] if isinstance(array, np.ndarray) else array.at[index].get(mode="promise_in_bounds")
 
 
 def evaluate(function: Function, x: jax.Array) -> jax.Array:

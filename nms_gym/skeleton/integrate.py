@@ -21,9 +21,7 @@ def semi_implicit_euler(
     return q + dt * qd, qd
 
 
-def rk4(
-    acceleration: Acceleration, q: jax.Array, qd: jax.Array, dt: float | jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def rk4(acceleration: Acceleration, q: jax.Array, qd: jax.Array, dt: float | jax.Array) -> tuple[jax.Array, jax.Array]:
     """(q, qd) after ``dt`` s by the classical fourth-order Runge-Kutta method; forces must not depend on time.
 
     Kutta 1901; Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, table 1.2. Four calls.

@@ -4,8 +4,8 @@ Every joint becomes one link: a fixed rotation and offset from the link before, 
 then turns about coordinate axes, each turn after a fixed rotation that brings its axis there. Axes that no chosen
 coordinate moves are folded into the fixed parts and bodies without a joint of their own into the link that carries
 them. What makes terms vanish (which coordinate drives which axis, along which coordinate axis, and rotations that are
-the identity) is static structure, so it survives ``jit`` and ``vmap`` with the skeleton as an argument; every number
-(mass, centre, inertia, offset, rotation, gravity, function coefficient) is a leaf that can be differentiated or batched.
+the identity) is static structure, so it survives ``jit`` and ``vmap`` with the skeleton as an argument. Every number
+(mass, centre, inertia, offset, rotation, gravity, coefficient of a function) is a leaf to differentiate or to batch.
 
 Sources: the joint's order of motions is that of Simbody's MobilizedBody::FunctionBased, as in ``skeleton/tree.py``.
 """
@@ -22,7 +22,7 @@ from nms_gym._pytree import pytree, static
 from nms_gym.errors import InputError, listed, near
 from nms_gym.recording import osim_model as read
 from nms_gym.skeleton.functions import Function, LinearFunction, build_function, derivatives
-from nms_gym.skeleton.tree import Multibody, coordinate_columns, ordered_couplers
+from nms_gym.skeleton.tree import coordinate_columns, ordered_couplers
 
 _SAME = 1e-14  # rotations closer to the identity than this are the identity: rounding of frames multiplied together
 
@@ -107,7 +107,7 @@ class Skeleton:
 
 
 def make_skeleton(
-    multibody: Multibody,
+    multibody: read.Multibody,
     coordinates: Sequence[str],
     *,
     prescribed: Sequence[str] = (),
@@ -118,7 +118,7 @@ def make_skeleton(
     Every other independent coordinate stays at its value in ``locked`` (rad or m), else at its default. Leaves are
     NumPy float64; every function brings them to the dtype of the coordinates it is given.
 
-    Raises InputError for a coordinate that is unknown, named twice or made dependent by a constraint, for a
+    Raises InputError for a coordinate that is unknown, named twice or made dependent by a constraint, for a free
     coordinate that moves no body with mass, and for locked values that are not finite.
     """
     return _Builder(multibody, tuple(coordinates), tuple(prescribed), dict(locked or {})).skeleton()
@@ -128,7 +128,7 @@ class _Builder:
     """Holds what is known while the links are made: the constant coordinates, and where each body sits."""
 
     def __init__(
-        self, multibody: Multibody, free: tuple[str, ...], prescribed: tuple[str, ...], locked: dict[str, float]
+        self, multibody: read.Multibody, free: tuple[str, ...], prescribed: tuple[str, ...], locked: dict[str, float]
     ):
         self.multibody, self.free, self.prescribed = multibody, free, prescribed
         if not free:
@@ -144,7 +144,7 @@ class _Builder:
         self.couplers: list[Displacement] = []
         for coupler in ordered_couplers(multibody):
             found = self.displacement(coupler.function, coupler.independent)
-            if isinstance(found, float):
+            if not isinstance(found, Displacement):
                 self.constant[coupler.dependent] = found
                 continue
             del self.constant[coupler.dependent]
@@ -183,16 +183,17 @@ class _Builder:
         built = build_function(function)
         values = [self.constant.get(name) for name in names]
         if isinstance(built, LinearFunction):
-            # Constant arguments and those without influence join the intercept.
-            moving = [i for i, value in enumerate(values) if value is None and built.slopes[i] != 0.0]
-            fixed = sum(built.slopes[i] * v for i, v in enumerate(values) if v is not None)
+            # Constant arguments and those without influence join the intercept. A Constant has no slopes at all.
+            slopes = built.slopes if built.slopes.size else np.zeros(len(names))
+            moving = [i for i, value in enumerate(values) if value is None and slopes[i] != 0.0]
+            fixed = sum(slopes[i] * v for i, v in enumerate(values) if v is not None)
             intercept = float(built.intercept + fixed)
             if not moving:
                 return intercept
             signals = tuple(self.signals[names[i]] for i in moving)
-            if len(moving) == 1 and intercept == 0.0 and abs(built.slopes[moving[0]]) == 1.0:
-                return Displacement(None, signals, float(built.slopes[moving[0]]))
-            return Displacement(LinearFunction(built.slopes[np.array(moving)], np.array(intercept)), signals)
+            if len(moving) == 1 and intercept == 0.0 and abs(slopes[moving[0]]) == 1.0:
+                return Displacement(None, signals, float(slopes[moving[0]]))
+            return Displacement(LinearFunction(slopes[np.array(moving)], np.array(intercept)), signals)
         if values[0] is not None:
             return float(derivatives(built, [np.float64(values[0])], np)[0])
         return Displacement(built, (self.signals[names[0]],))
@@ -205,17 +206,19 @@ class _Builder:
         slides: list[Slide] = []
         for axis in joint.axes[3:]:
             moved = self.displacement(axis.function, axis.coordinates)
-            if isinstance(moved, float):
+            if not isinstance(moved, Displacement):
                 translation = translation + rotation @ (moved * axis.axis)
+                continue
+            index, sign, aligned = _align(axis.axis)
+            if aligned is None:
+                slides.append(Slide(None, _signed(moved, sign), index))
             else:
-                index, sign, aligned = _align(axis.axis)
-                direction = None if aligned is None else np.array(axis.axis)
-                slides.append(Slide(direction, moved if direction is not None else _signed(moved, sign), index))
+                slides.append(Slide(np.array(axis.axis), moved, index))
         turns: list[Turn] = []
         before = np.eye(3)  # from the frame of the next turn's axis to that of the last turn
         for axis in joint.axes[:3]:
             moved = self.displacement(axis.function, axis.coordinates)
-            if isinstance(moved, float):
+            if not isinstance(moved, Displacement):
                 before = before @ _about(axis.axis, moved)
                 continue
             index, sign, aligned = _align(axis.axis)
@@ -227,9 +230,7 @@ class _Builder:
         child = before @ joint.child.rotation.T
         offset = -child @ joint.child.translation
         if slides or turns:
-            self.links.append(
-                Link(_rotation(rotation), rotation.T @ translation, tuple(slides), tuple(turns), parent)
-            )
+            self.links.append(Link(_rotation(rotation), rotation.T @ translation, tuple(slides), tuple(turns), parent))
             self.frames[joint.child.body] = (len(self.links) - 1, child, offset)
         else:
             self.frames[joint.child.body] = (parent, rotation @ child, translation + rotation @ offset)

@@ -11,7 +11,7 @@ the one before left; translations in the parent frame).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,25 +25,6 @@ from nms_gym.skeleton.functions import SplineFunction as SplineFunction
 from nms_gym.skeleton.functions import simm_spline as simm_spline
 
 # ---------------------------------------------------------------------------------------------- the tree
-
-
-class Multibody(Protocol):
-    """What trees and skeletons are made from; ``recording.osim_model.OsimModel`` is one. Joints come from the ground outwards."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def gravity(self) -> np.ndarray: ...
-    @property
-    def bodies(self) -> tuple[read.Body, ...]: ...
-    @property
-    def joints(self) -> tuple[read.Joint, ...]: ...
-    @property
-    def coordinates(self) -> tuple[read.Coordinate, ...]: ...
-    @property
-    def couplers(self) -> tuple[read.Coupler, ...]: ...
-    def coordinate(self, name: str) -> read.Coordinate: ...
-    def body(self, name: str) -> read.Body: ...
 
 
 @pytree
@@ -98,7 +79,7 @@ class Tree:
     coordinates: tuple[str, ...] = static()
 
 
-def build_tree(model: Multibody, bodies: Iterable[str] | None = None) -> Tree:
+def build_tree(model: read.Multibody, bodies: Iterable[str] | None = None) -> Tree:
     """The tree of ``model``, or only the part that carries ``bodies`` (and everything between them and the ground).
 
     Raises InputError for an unknown body and for couplings that depend on each other in a circle. Leaves are NumPy
@@ -154,7 +135,7 @@ def build_tree(model: Multibody, bodies: Iterable[str] | None = None) -> Tree:
     )
 
 
-def _with_ancestors(model: Multibody, by_child: dict[str, read.Joint], bodies: Iterable[str]) -> set[str]:
+def _with_ancestors(model: read.Multibody, by_child: dict[str, read.Joint], bodies: Iterable[str]) -> set[str]:
     wanted: set[str] = set()
     for name in bodies:
         if name != "ground":
@@ -165,7 +146,7 @@ def _with_ancestors(model: Multibody, by_child: dict[str, read.Joint], bodies: I
     return wanted
 
 
-def ordered_couplers(model: Multibody) -> list[read.Coupler]:
+def ordered_couplers(model: read.Multibody) -> list[read.Coupler]:
     """Couplers so that each independent coordinate is set before it is used."""
     waiting, ordered = list(model.couplers), []
     while waiting:
@@ -181,7 +162,7 @@ def ordered_couplers(model: Multibody) -> list[read.Coupler]:
     return ordered
 
 
-def coordinate_columns(model: Multibody, coordinates: Sequence[str]) -> tuple[int, ...]:
+def coordinate_columns(model: read.Multibody, coordinates: Sequence[str]) -> tuple[int, ...]:
     """Indices of ``coordinates`` among all of the model's, checked to be known, independent and distinct.
 
     Raises InputError for an unknown or repeated name, and for a coordinate that a constraint makes dependent.
@@ -200,6 +181,7 @@ def coordinate_columns(model: Multibody, coordinates: Sequence[str]) -> tuple[in
 
 
 # ---------------------------------------------------------------------------------------------- kinematics
+
 
 def full_pose(tree: Tree, columns: Sequence[int], q: jax.Array) -> jax.Array:
     """All coordinates (C,): ``q`` (D,) at ``columns``, couplings resolved, the others at their defaults."""
