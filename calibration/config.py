@@ -23,6 +23,7 @@ from nms_gym.errors import InputError, listed, near
 from nms_gym.excitation.channels import ChannelMap
 from nms_gym.model import NmsModel, NmsParams, Settings
 from nms_gym.muscle.families import curves_from_record
+from nms_gym.muscle.tabulated import Tabulated
 from nms_gym.recording.ceinms import read_ceinms_subject
 from nms_gym.recording.osim_model import Multibody
 from nms_gym.recording.trial import Trial
@@ -108,7 +109,7 @@ def read_study(
             raise InputError(f"{reader.where}: two trials are called {reader.name!r}; give each its own name")
 
     files = read_parameters(model_keys, folder, channels, coordinates)
-    model, start = make_start(files, coordinates, channels, settings, start_keys)
+    model, start = make_start(files, coordinates, channels, settings, start_keys, say)
     _check_groups(groups, model.muscles + model.channels, f"{file} [groups]")
     recorded = [r.read_emg(channels.channels) for r in readers]
     envelopes, references = make_envelopes(recorded, recipe, f"{file} [emg]", emg_reference)
@@ -175,7 +176,8 @@ def _settings(keys: Keys, folder: Folder) -> Settings:
     curves = keys.take("curves", (str, dict), Settings().curves.name)
     with at(keys.where):
         if isinstance(curves, str) and curves.endswith(".xml"):
-            family = read_ceinms_subject(folder.path(curves, "curves")).curves
+            points: dict[str, Any] = dict(read_ceinms_subject(folder.path(curves, "curves")).curves)
+            family = Tabulated(**points)
         else:
             family = curves_from_record(curves, "curves")
         return dataclasses.replace(from_table(Settings, keys, skip=("curves",)), curves=family)

@@ -191,6 +191,8 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
         ("Held-out data", _amount(evidence, held_out=True) or "none exists"),
         ("Equations", f"{s.tendon} tendon, {_words(s.integrator)}, {_words(s.activation)} activation, {s.curves.name}"),
     ]
+    if s.tendon == "mixed":
+        facts.append(("Rigid tendons", ", ".join(model.rigid_tendons) or "none"))
     if result is not None:
         ends = result.status.value
         facts += [

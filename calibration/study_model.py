@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from nms_gym.excitation.channels import ChannelMap
 from nms_gym.model import PARAMETER_KINDS, NmsModel, NmsParams, Settings, make_params
 from nms_gym.model_file import PARAMETERS, read_model_file
 from nms_gym.muscle.geometry import PolynomialPaths
+from nms_gym.muscle.tendon import rigid_by_rule
 from nms_gym.recording.osim import read_osim
 from nms_gym.recording.osim_model import Multibody
 from nms_gym.skeleton.files import part
@@ -104,9 +106,14 @@ def _cell(text: str | None, column: str, muscle: str) -> float:
 
 
 def make_start(
-    files: MuscleParameters, coordinates: tuple[str, ...], channels: ChannelMap, settings: Settings, start: Keys
+    files: MuscleParameters,
+    coordinates: tuple[str, ...],
+    channels: ChannelMap,
+    settings: Settings,
+    start: Keys,
+    say: Callable[[str], None] = lambda _: None,
 ) -> tuple[NmsModel, NmsParams]:
-    """The model, and the parameters that a calibration starts from."""
+    """The model, and the parameters that a calibration starts from; ``say`` is told which tendons are rigid and why."""
     paths = files.paths
     known = coordinates if paths is None else paths.coordinates
     for c in coordinates:
@@ -130,4 +137,10 @@ def make_start(
         if not all(is_kind(v, float) for v in numbers):
             raise InputError(f"{start.where}: {kind} is {value!r}; expected a number, or {{ name = number, ... }}")
     with at(f"{files.where}, {start.where}" if overrides else files.where):
-        return model, make_params(model, {**files.values, **overrides})
+        params = make_params(model, {**files.values, **overrides})
+    if settings.tendon == "mixed":
+        rule = rigid_by_rule(params, model.muscles)
+        say(rule.text)
+        rigid = tuple(m for m, kind in zip(model.muscles, rule.tendon, strict=True) if kind == "rigid")
+        model = dataclasses.replace(model, rigid_tendons=rigid)
+    return model, params

@@ -43,8 +43,9 @@ class Settings:
     tendon: Literal["rigid", "elastic", "mixed"] = "elastic"
     """"mixed": rigid for ``NmsModel.rigid_tendons``, elastic for the others"""
     integrator: Integrator = "bdf2"
-    tendon_iterations: int = 0
-    """of Halley's method for an elastic tendon; 0 for as many as the muscle family needs"""
+    tendon_iterations: int = 12
+    """at most so many for an elastic tendon; usually two or three do, and ``examples/benchmarks/stress.py`` never needs
+    more than this"""
     activation: ActivationKind = "second_order"
     max_delay: float = 0.15
     """s; the longest electromechanical delay that the excitation history can hold"""
@@ -59,10 +60,8 @@ class Settings:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise InputError(f"{name} is {getattr(self, name)!r}; use one of {listed(values)}")
-        if not 0 <= self.tendon_iterations <= 50:
-            raise InputError(
-                f"tendon_iterations is {self.tendon_iterations}; use 1 to 50, or 0 for as many as the curves need"
-            )
+        if not 1 <= self.tendon_iterations <= 50:
+            raise InputError(f"tendon_iterations is {self.tendon_iterations}; use 1 to 50 (default 12)")
         if not 0 < self.max_delay <= 1:
             raise InputError(f"max_delay is {self.max_delay} s; use more than 0 and at most 1 s")
 
@@ -361,7 +360,7 @@ def excited_step(
     fiber, out = fiber_step(
         model.tendons,
         s.integrator,
-        s.tendon_iterations or s.curves.iterations,
+        s.tendon_iterations,
         s.curves,
         params,
         state.fiber,

@@ -28,11 +28,6 @@ class Curves(Protocol):
         """Muscle parameters of the family's source, by name, for what a model does not say."""
         ...
 
-    @property
-    def iterations(self) -> int:
-        """Iterations of an elastic tendon that leave no step of the stress set unsolved (1e-6 slack lengths)."""
-        ...
-
     def active_force_length(self, length: Array) -> Array:
         """Active force multiplier at a normalised fiber length."""
         ...
@@ -83,11 +78,6 @@ class DeGrooteFregly2016:
     c1: float = 0.200
     c2: float = 1.0
     c3: float = 0.200
-
-    @property
-    def iterations(self) -> int:
-        """Enough for every step of ``examples/benchmarks/stress.py``."""
-        return 4
 
     @property
     def defaults(self) -> Mapping[str, float]:

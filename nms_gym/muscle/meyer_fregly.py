@@ -51,11 +51,6 @@ class MeyerFregly2017:
     e: tuple[float, ...] = (0.232000797810576, 12.438535493526128, 1.329470475731338)
 
     @property
-    def iterations(self) -> int:
-        """Enough for every step of ``examples/benchmarks/stress.py``."""
-        return 4
-
-    @property
     def defaults(self) -> Mapping[str, float]:
         """The strain that leaves the passive curve as it is; no damping."""
         return {

@@ -80,11 +80,6 @@ class Millard2012:
         _splines(self)
 
     @property
-    def iterations(self) -> int:
-        """Enough for every step of ``examples/benchmarks/stress.py``."""
-        return 6
-
-    @property
     def defaults(self) -> Mapping[str, float]:
         """Parameters that OpenSim's muscle has unless a model says otherwise."""
         return {

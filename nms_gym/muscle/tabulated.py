@@ -99,11 +99,6 @@ class Tabulated:
         _ = self._tendon
 
     @property
-    def iterations(self) -> int:
-        """Enough for every step of ``examples/benchmarks/stress.py``."""
-        return 7
-
-    @property
     def defaults(self) -> Mapping[str, float]:
         """Strain parameters that leave the points untouched."""
         return {

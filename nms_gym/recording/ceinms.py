@@ -393,7 +393,6 @@ def ceinms_model(
         raise InputError(f"{subject.path}: {error}") from error
     delays = {c: _delay(c, subject, source, delay) for c in source.channels}
     longest = max(delays.values(), default=0.0)
-    # Slack tendons of these curves have a sharper corner than others; 7 iterations leave no residual in walking.
     settings = {"max_delay": max(Settings.max_delay, longest), "curves": curves, **settings}
     driven = ChannelMap.from_muscles({m: weights for m, weights in source.muscles.items() if weights})
     model = NmsModel(

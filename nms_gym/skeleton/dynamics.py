@@ -10,6 +10,8 @@ skeleton's coordinates, a missing ``base``, and external forces on a body that t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -50,8 +52,7 @@ def inverse_dynamics(
 
     A dependent coordinate's share is included in the coordinate that drives it (OpenSim's tool lists it apart).
     """
-    state = State(skeleton, q, qd, qdd, base=base, external=external)
-    return state.stack(newton_euler(state))
+    return _inverse(*_arrays(skeleton, q, qd, qdd, external, base))
 
 
 def bias_forces(
@@ -63,14 +64,12 @@ def bias_forces(
     base: BaseMotion | None = None,
 ) -> jax.Array:
     """Inverse dynamics (..., D) at zero acceleration: velocity products, gravity, base motion, external forces."""
-    state = State(skeleton, q, qd, base=base, external=external)
-    return state.stack(newton_euler(state))
+    return _inverse(*_arrays(skeleton, q, qd, None, external, base))
 
 
 def mass_matrix(skeleton: Skeleton, q: jax.Array, *, base: BaseMotion | None = None) -> jax.Array:
     """Mass matrix (..., D, D), symmetric and positive definite."""
-    state = State(skeleton, q, base=base)
-    return full_matrix(state, composite_bodies(state))
+    return _mass(*_arrays(skeleton, q, base))
 
 
 def forward_dynamics(
@@ -88,8 +87,53 @@ def forward_dynamics(
     ``added_inertia`` (..., D, D), symmetric, is added to the mass matrix: the armature of a drive, or dt times a
     damping matrix for a step that is implicit in the speeds.
     """
+    return _forward(*_arrays(skeleton, q, qd, torque, external, base, added_inertia))
+
+
+def _arrays(skeleton: Skeleton, q: Any, *others: Any) -> Any:
+    """All arguments as JAX arrays in the precision of q."""
     q = jnp.asarray(q)
-    return _forward(*as_dtype((skeleton, q, qd, torque, external, base, added_inertia), q.dtype))
+    return as_dtype((skeleton, q, *others), q.dtype)
+
+
+def _along(function: Callable[..., jax.Array], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
+    """``function`` and its derivative along the tangents that are not zero by structure."""
+    leaves, structure = jax.tree.flatten(primals)
+    moving = [(i, t) for i, t in enumerate(structure.flatten_up_to(tangents)) if type(t) is not SymbolicZero]
+
+    def of_moving(*values: Any) -> jax.Array:
+        changed = list(leaves)
+        for (i, _), value in zip(moving, values, strict=True):
+            changed[i] = value
+        return function(*jax.tree.unflatten(structure, changed))
+
+    return jax.jvp(of_moving, tuple(leaves[i] for i, _ in moving), tuple(t for _, t in moving))
+
+
+def _in_parts(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """``function(..., in_parts=False)``; its derivative is that of ``in_parts=True``, whose loops stay short."""
+
+    def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
+        return _along(partial(function, in_parts=True), primals, tangents)
+
+    whole = jax.custom_jvp(partial(function, in_parts=False))
+    whole.defjvp(rule, symbolic_zeros=True)
+    return whole
+
+
+def _inverse_dynamics(
+    skeleton: Skeleton, q: Any, qd: Any, qdd: Any, external: Any, base: Any, *, in_parts: bool
+) -> jax.Array:
+    state = State(skeleton, q, qd, qdd, base=base, external=external, in_parts=in_parts)
+    return state.stack(newton_euler(state))
+
+
+def _mass_matrix(skeleton: Skeleton, q: Any, base: Any, *, in_parts: bool) -> jax.Array:
+    state = State(skeleton, q, base=base, in_parts=in_parts)
+    return full_matrix(state, composite_bodies(state))
+
+
+_inverse, _mass = _in_parts(_inverse_dynamics), _in_parts(_mass_matrix)
 
 
 @jax.custom_jvp
@@ -105,18 +149,12 @@ def _forward_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[j
     This is the derivative of the solution without differentiating the mass matrix and its factorisation.
     """
     qdd = _forward(*primals)
-    leaves, structure = jax.tree.flatten(primals)
-    moving = [(i, t) for i, t in enumerate(structure.flatten_up_to(tangents)) if type(t) is not SymbolicZero]
 
-    def excess(*values: Any) -> jax.Array:
-        changed = list(leaves)
-        for (i, _), value in zip(moving, values, strict=True):
-            changed[i] = value
-        skeleton, q, qd, torque, external, base, added = jax.tree.unflatten(structure, changed)
+    def excess(skeleton: Skeleton, q: Any, qd: Any, torque: Any, external: Any, base: Any, added: Any) -> jax.Array:
         extra = 0.0 if added is None else jnp.sum(added * qdd[..., None, :], axis=-1)
-        return torque - extra - inverse_dynamics(skeleton, q, qd, qdd, external=external, base=base)
+        return torque - extra - _inverse(skeleton, q, qd, qdd, external, base)
 
-    _, change = jax.jvp(excess, tuple(leaves[i] for i, _ in moving), tuple(t for _, t in moving))
+    _, change = _along(excess, primals, tangents)
     skeleton, q, _, _, _, base, added = primals
     state = State(skeleton, q, base=base, torque=change, added=added)
     return qdd, accelerations(state, state.torque)

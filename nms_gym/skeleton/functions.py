@@ -137,7 +137,7 @@ def derivatives(function: Function, x: Sequence[Any], xp: Any = jnp) -> tuple[An
     # Not clip: it halves the derivative at the end knots themselves.
     inside = xp.where(at < knots[0], knots[0], xp.where(at > knots[n - 1], knots[n - 1], at))
     k = sum(((inside >= knots[i]).astype(np.int32) for i in range(1, n - 1)), xp.zeros(xp.shape(at), np.int32))
-    y, start, b, c, d = (_take(a, k) for a in (function.y, knots, function.b, function.c, function.d))
+    y, start, b, c, d = (_take(a, k, xp) for a in (function.y, knots, function.b, function.c, function.d))
     h = inside - start
     slope = b + h * (2.0 * c + h * (3.0 * d))
     value = y + h * (b + h * (c + h * d)) + slope * (at - inside)
@@ -145,9 +145,9 @@ def derivatives(function: Function, x: Sequence[Any], xp: Any = jnp) -> tuple[An
     return value, (slope,), xp.where(outside, 0.0, 2.0 * c + h * (6.0 * d))
 
 
-def _take(array: Any, index: Any) -> Any:
+def _take(array: Any, index: Any, xp: Any) -> Any:
     """``array[index]`` for an index known to be inside, without JAX's check of it."""
-    return array[index] if isinstance(array, np.ndarray) else array.at[index].get(mode="promise_in_bounds")
+    return array[index] if xp is np else jnp.asarray(array).at[index].get(mode="promise_in_bounds")
 
 
 def evaluate(function: Function, x: jax.Array) -> jax.Array:

@@ -44,7 +44,8 @@ from nms_gym.skeleton.components import (
 from nms_gym.skeleton.functions import as_dtype, derivatives
 from nms_gym.skeleton.skeleton import Displacement, Link, Skeleton
 
-_SMALL_TREE = 8  # links up to which a sweep may become one loop
+# Links up to which a sweep may become one loop, and the derivative of a sweep.
+_SMALL_TREE, _SMALL_TREE_DIFFERENTIATED = 8, 2
 
 T = TypeVar("T")
 
@@ -157,10 +158,13 @@ class State:
         external: ExternalForces | None = None,
         torque: Any = None,
         added: Any = None,
+        in_parts: bool = False,
     ):
         q = jnp.asarray(q)
         self.dtype = q.dtype
         self.skeleton, given, self.external, added = as_dtype((skeleton, base, external, added), q.dtype)
+        links = len(skeleton.links)
+        self._storing = links > (_SMALL_TREE_DIFFERENTIATED if in_parts else _SMALL_TREE)
         names, others = skeleton.coordinates, skeleton.prescribed
         if others and base is None:
             raise InputError(f"the motion of {listed(others)} is missing; pass base=BaseMotion(q, qd, qdd)")
@@ -207,7 +211,7 @@ class State:
         for item in link.turns:
             signal = _displace(item.displacement, self.signals)
             turns.append(Turn(matrix(item.rotation), item.axis, jnp.cos(signal.value), jnp.sin(signal.value), signal))
-        return Moved(link.parent, matrix(link.rotation), offset, slides, turns)
+        return self.store(Moved(link.parent, matrix(link.rotation), offset, slides, turns))
 
     # -- arrays of results
 
@@ -223,11 +227,15 @@ class State:
         return self.stack(components) / self.stack([divisor] * len(components))
 
     def store(self, values: T) -> T:
-        """``values``, stored where the tree is large: a whole sweep would be a longer loop than XLA can take."""
-        if len(self.links) <= _SMALL_TREE:
-            return values
+        """``values``, stored where the tree is large: a whole sweep would be a longer loop than XLA can take.
+
+        Its loop emitter splits what has more than 2,000 operations into functions that call each other for every use.
+        What varies over the batch is stored as one array, and so is, in reverse mode, its cotangent.
+        """
         leaves, structure = jax.tree.flatten(values)
-        own = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+        own = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) and leaf.shape == self.shape]
+        if not self._storing or not own:
+            return values
         one = jnp.exp(0.0 * jax.lax.stop_gradient(self.q[0]))  # not a constant to the compiler
         for i, value in zip(own, split(self.quotients([leaves[i] for i in own], one)), strict=True):
             leaves[i] = value
@@ -260,7 +268,7 @@ class State:
                 columns[i] = add(scale(item.cosine, pose.columns[i]), scale(item.sine, pose.columns[j]))
                 columns[j] = sub(scale(item.cosine, pose.columns[j]), scale(item.sine, pose.columns[i]))
                 pose = pose._replace(columns=tuple(columns))
-            self._poses[link] = pose
+            self._poses[link] = self.store(pose)
         return self._poses[link]
 
     def velocities(self) -> list[tuple[Vector, Vector]]:
@@ -274,7 +282,7 @@ class State:
                 speed = add(speed, scale(slide.signal.rate, slide.direction))
             for item in link.turns:
                 spin, speed = add(item.outward(spin), on_axis(item.axis, item.signal.rate)), item.outward(speed)
-            found.append((spin, speed))
+            found.append(self.store((spin, speed)))
         return found
 
     # -- bodies

@@ -83,7 +83,8 @@ class Skeleton:
 
     Leaves: mass (B,) kg; mass_center (B, 3) m in the body's frame; inertia (B, 3, 3) kg m^2 about the centre of mass
     in body axes (the upper triangle is read); gravity (3,) m/s^2; the numbers in ``links``, ``couplers``, placements.
-    ``replace(skeleton, mass=...)`` changes a number. Bodies that nothing moves ride on link -1, the ground.
+    ``replace(skeleton, mass=...)`` changes a number; rotations must stay rotations. Bodies that nothing moves ride on
+    link -1, the ground.
     """
 
     mass: Any
