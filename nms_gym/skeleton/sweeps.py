@@ -170,14 +170,14 @@ def accelerations(state: State, right: Sequence[Any]) -> jax.Array:
         return jax.scipy.linalg.cho_solve(factor, state.stack(right)[..., None])[..., 0]
     if state.free <= _ONE_LOOP:
         return state.stack(eliminate(mass, right))
-    # Scaled by its trace, which is a reason to divide, the matrix is stored. Otherwise each pivot, itself a quotient
-    # and therefore stored, would be preceded by a mass matrix of its own.
+    # Both sides divided by the trace: as quotients they are stored. Otherwise each pivot, itself a quotient and
+    # therefore stored, would be preceded by a mass matrix of its own, and so would each use of the solution.
     places = [(i, j) for i, row in enumerate(mass) for j, entry in enumerate(row) if entry is not ZERO]
     trace = sum(row[-1] for row in mass)
-    *scaled, inverse = split(state.quotients([*(mass[i][j] for i, j in places), 1.0], trace))
+    *scaled, trace = split(state.quotients([*(mass[i][j] for i, j in places), trace * trace], trace))
     for (i, j), entry in zip(places, scaled, strict=True):
         mass[i][j] = entry
-    return state.stack([inverse * x for x in eliminate(mass, right)])
+    return state.stack(eliminate(mass, split(state.quotients(right, trace))))
 
 
 def eliminate(lower: list[list[Any]], right: Sequence[Any]) -> list[Any]:
