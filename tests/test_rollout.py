@@ -113,7 +113,7 @@ def bang_bang(steps, muscles, every):
 @pytest.mark.parametrize("dt", [0.005, 0.01])
 @pytest.mark.parametrize("tendon", ["elastic", "rigid"])
 def test_leg_is_stable_under_full_excitation(tendon, dt):
-    """40 muscles, toes of 0.2 kg, a foot on a soleus of 6 kN: two seconds, all muscles switching between nothing and all."""
+    """40 muscles on a leg with toes of 0.2 kg: two seconds, all of them switching between nothing and everything."""
     names = (*LEG, "mtp_angle_r")
     model, params = moving_model(file("right_leg"), names, settings=settings(tendon=tendon))
     passive = make_passive(file("right_leg").skeleton, names)
@@ -222,7 +222,10 @@ def test_mixed_tendons_follow_their_own_kind():
 def test_conditions_act_in_the_loop():
     model, params = moving_model(file("arm"), ARM, settings=settings())
     condition = compose(
-        [make_condition("weakness", model, severity=0.5, muscles=["BRA"]), make_condition("paresis", model, severity=0.7)]
+        [
+            make_condition("weakness", model, severity=0.5, muscles=["BRA"]),
+            make_condition("paresis", model, severity=0.7),
+        ]
     )
     weak_model, weak = condition.prepare(model, params)
     dt, q = 0.01, jnp.asarray((0.0, 1.0))

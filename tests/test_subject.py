@@ -263,7 +263,7 @@ def test_curves_mixed_tendons_and_skeleton_are_kept(tmp_path):
         assert skeleton_to_json(again.skeleton) == skeleton_to_json(arm.skeleton)
     record = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))
     (tmp_path / "bad.json").write_text(json.dumps(record | {"rigid_tendons": ["tibant"]}), encoding="utf-8")
-    with pytest.raises(InputError, match="rigid_tendons name 'tibant'.*'tibant_r'"):
+    with pytest.raises(InputError, match=r"rigid_tendons name 'tibant'.*'tibant_r'"):
         load_subject(tmp_path / "bad.json")
 
 
