@@ -42,17 +42,18 @@ def stress_set(seed: int, dt: float, count: int, steps: int, passive_strain: flo
     lopt = rng.uniform(0.02, 0.2, count)
     slack = lopt * np.exp(rng.uniform(np.log(0.2), np.log(8.0), count))
     pennation = np.radians(rng.uniform(0, 30, count))
-    params = MuscleParams(
-        max_isometric_force=rng.uniform(100, 5000, count),
-        optimal_fiber_length=lopt,
-        tendon_slack_length=slack,
-        pennation_at_optimal=pennation,
-        max_contraction_velocity=10.0 * same,
-        fiber_damping=rng.choice([0.01, 0.1], count),
-        passive_fiber_strain_at_one_norm_force=passive_strain * same,
-        tendon_strain_at_one_norm_force=0.049 * same,
-        optimal_fiber_length_change=0.0 * same,
-    )
+    leaves = {
+        "max_isometric_force": rng.uniform(100, 5000, count),
+        "optimal_fiber_length": lopt,
+        "tendon_slack_length": slack,
+        "pennation_at_optimal": pennation,
+        "max_contraction_velocity": 10.0 * same,
+        "fiber_damping": rng.choice([0.01, 0.1], count),
+        "passive_fiber_strain_at_one_norm_force": passive_strain * same,
+        "tendon_strain_at_one_norm_force": 0.049 * same,
+        "optimal_fiber_length_change": 0.0 * same,
+    }
+    params = MuscleParams(**{name: jnp.asarray(leaf, dtype) for name, leaf in leaves.items()})
     t = np.arange(steps + 1)[:, None] * dt
     rate = 2 * np.pi * np.exp(rng.uniform(np.log(0.5), np.log(6.0), count))
     swing = np.minimum(rng.uniform(0.5, 10.0, count) / rate, 0.4) * lopt
@@ -74,7 +75,7 @@ def simulate(curves: Curves, integrator: Integrator, iterations: int, motion: Mo
     params, activation, lengths, velocities = motion
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def step(state: Any, sample: tuple[Array, ...]) -> Any:
+    def step(state: Any, sample: tuple[Array, Array, Array]) -> Any:
         return fiber_step("elastic", integrator, iterations, curves, params, state, *sample, dt)
 
     start = initial_fiber("elastic", curves, params, activation[0], lengths[0])

@@ -14,7 +14,8 @@ The iterations are Halley's (third order), ``w -= n / (1 - n r'' / (2 r'))`` wit
 bracket. The residual is steep where the fiber stops and flat where it lengthens or shortens fast, so a jump of
 activation sends Newton's method far past the root, while the second derivative, which costs no further exponential,
 sees the bend. A muscle stops iterating where it has arrived, and a step ends with the last one: two or three iterations
-in most motions, up to 5 (De Groote and Fregly) or 8 (Millard) in the stress set of ``examples/benchmarks/stress.py``.
+in most motions; all that the stress set needs (``examples/benchmarks/stress.py``) are 4 (De Groote and Fregly) and 12
+(Millard).
 
 The tendon curve of De Groote and Fregly is -0.2 in the limit of a slack tendon: a fiber that shortens fast into a slack
 tendon gives a small push (to 0.03 of its maximum force in stress tests), and a musculotendon too short for its slack
@@ -374,7 +375,8 @@ def equilibrium_velocity(
     frozen = jax.lax.stop_gradient(inputs)
     still = jnp.zeros_like(fiber_length * musculotendon_length)
     missing = -residual(still, frozen) / _positive(frozen[0].fiber_damping)
-    v = _bisect(residual, frozen, jnp.minimum(missing, 0.0), jnp.maximum(missing, 0.0))
+    # Without activation the solution is the end of this bracket itself; leave it some room.
+    v = _bisect(residual, frozen, jnp.minimum(missing, 0.0) - 0.01, jnp.maximum(missing, 0.0) + 0.01)
     return _with_implicit_derivative(residual, inputs, v)[0]
 
 
