@@ -14,11 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from calibration.fit import SOLVERS
 from calibration.problem import DEFAULT_FREE, DEFAULT_KINDS, Free, Penalties, Problem
 from calibration.study_keys import Folder, Keys, at, from_table, names_of, numbers, read_toml, require_file_name
 from calibration.study_model import make_start, read_parameters
 from calibration.study_recordings import TrialReader, Window, cut_windows, make_envelopes, read_recipe
+from calibration.study_synergies import SynergyPlan, drive, read_plan
+from calibration.synergies import Synergies
 from nms_gym.errors import InputError, listed, near
 from nms_gym.excitation.channels import ChannelMap
 from nms_gym.model import NmsModel, NmsParams, Settings
@@ -50,6 +54,9 @@ class Study:
     emg_normalisation: Mapping[str, float]
     skeleton: Multibody | None
     sources: Mapping[str, str]
+    tracked: np.ndarray | None = None
+    """(M, C) channels whose EMG is followed, not obeyed (mode synergy_only)"""
+    synergies: Synergies | None = None
 
     @property
     def problem(self) -> Problem:
@@ -59,7 +66,9 @@ class Study:
             InputError: there is none to solve; see ``Problem``.
         """
         with at(f"study {self.name!r}"):
-            return Problem(self.model, self.start, self.train, self.free, self.groups, self.penalties)
+            return Problem(
+                self.model, self.start, self.train, self.free, self.groups, self.penalties, tracked=self.tracked
+            )
 
 
 def read_study(
@@ -93,9 +102,10 @@ def read_study(
     if lead_in < 0:
         raise InputError(f"{file}: lead_in is {lead_in:g} s; expected 0 or more")
     channels = _channels(keys.table("channels"))
+    plan = read_plan(keys.table("synergies", {"mode": "emg_driven"}))
     settings = _settings(keys.table("settings", {}), folder)
     recipe = read_recipe(keys.table("emg", {"kind": "envelope"}))
-    free = _free(keys, settings)
+    free = _free(keys, settings, plan)
     groups = {k: names_of(f"{file} [groups]: {k}", v) for k, v in keys.take("groups", dict, {}).items()}
     penalties = from_table(Penalties, keys.table("penalties", {}))
     options = _solver(keys.table("solver", {}))
@@ -108,7 +118,7 @@ def read_study(
         if reader.name in [r.name for r in readers[:i]]:
             raise InputError(f"{reader.where}: two trials are called {reader.name!r}; give each its own name")
 
-    files = read_parameters(model_keys, folder, channels, coordinates)
+    files = read_parameters(model_keys, folder, channels, coordinates, plan.muscles)
     model, start = make_start(files, coordinates, channels, settings, start_keys, say)
     _check_groups(groups, model.muscles + model.channels, f"{file} [groups]")
     recorded = [r.read_emg(channels.channels) for r in readers]
@@ -120,26 +130,31 @@ def read_study(
             trials[reader.name] = reader.read(model, coordinates, emg, dt)
     train, held_out = cut_windows(readers, trials)
 
-    def segments(windows: Sequence[Window]) -> tuple[Segment, ...]:
+    def segments(model: NmsModel, windows: Sequence[Window]) -> tuple[Segment, ...]:
         return tuple(
             make_segment(model, w.trial, coordinates=coordinates, start=w.start, stop=w.stop, lead_in=lead_in)
             for w in windows
         )
 
+    driven = drive(plan, model, start, segments(model, train) if plan.mode != "emg_driven" else (), files.passive)
+    model = driven.model
+
     return Study(
         name=name,
         output=output,
         model=model,
-        start=start,
+        start=driven.start,
         trials=trials,
-        train=segments(train),
-        held_out={label: segments(windows) for label, windows in held_out.items()},
+        train=segments(model, train),
+        held_out={label: segments(model, windows) for label, windows in held_out.items()},
         free=free,
         groups=groups,
         penalties=penalties,
         fit_options=options,
         emg_normalisation=references,
         skeleton=files.skeleton,
+        tracked=driven.tracked,
+        synergies=driven.synergies,
         sources=_sources(trials.values()),
     )
 
@@ -183,13 +198,15 @@ def _settings(keys: Keys, folder: Folder) -> Settings:
         return dataclasses.replace(from_table(Settings, keys, skip=("curves",)), curves=family)
 
 
-def _free(keys: Keys, settings: Settings) -> tuple[Free, ...]:
+def _free(keys: Keys, settings: Settings, plan: SynergyPlan) -> tuple[Free, ...]:
     """What may change. Absent: CEINMS's choice (README); a list of kinds, or a table with details per kind."""
     given = keys.take("free", (dict, list), None)
     if given is None:
         kinds = DEFAULT_KINDS
         if settings.activation == "first_order":
             kinds = tuple(k if k != "filter_time_constant_1" else "activation_time_constant" for k in kinds)
+        if plan.mode != "emg_driven":
+            kinds = (*kinds, "synergy_weight")
         return tuple(DEFAULT_FREE[k] for k in kinds)
     if not given:
         raise InputError(f"{keys.where}: free is empty; name the parameters to calibrate, or leave it out")

@@ -16,7 +16,7 @@ from jax import Array
 
 from calibration import gradient_descent, levenberg_marquardt
 from calibration.problem import Layout, Penalties, Problem, make_layout, params_at
-from calibration.residuals import make_objective, stack
+from calibration.residuals import make_data, make_objective
 from calibration.validation import float64
 from nms_gym.errors import InputError, listed
 from nms_gym.model import NmsParams
@@ -122,7 +122,7 @@ def fit(
         # Only the schedule of the optax solvers depends on rate and limit; for "lm" they must not compile anew.
         schedule = (0.0, 0) if solver == "lm" else (learning_rate, limit)
         loop = _make_loop(layout, problem.penalties, solver, tolerance, *schedule)
-        model, data, start = jax.tree.map(jnp.asarray, float64((problem.model, stack(problem), problem.start)))
+        model, data, start = jax.tree.map(jnp.asarray, float64((problem.model, make_data(problem), problem.start)))
         z0 = jnp.asarray(starting_points(layout, starts, seed))
         search = loop.begin(z0)
         # Compiles when no problem of this shape was solved before; nothing runs.
@@ -168,6 +168,14 @@ def fit(
             compile_seconds=compiled - began,
             run_seconds=time.perf_counter() - compiled,
         )
+
+
+def cost_by_block(problem: Problem, z: np.ndarray) -> dict[str, float]:
+    """What each named block of the objective (``residuals``) contributes to the cost at ``z (P,)``."""
+    with jax.enable_x64(True):
+        blocks = jax.jit(make_objective(make_layout(problem), problem.penalties).blocks)
+        found = blocks(*jax.tree.map(jnp.asarray, float64((problem.model, make_data(problem), problem.start))), z)
+    return {name: float(value) for name, value in found.items()}
 
 
 class _Loop(NamedTuple):

@@ -29,7 +29,8 @@ class Free:
 
     ``bounds`` and ``prior_sd`` of a ``relative`` kind are factors of the start (0.85 to 1.15; 0.05), of the others
     values in the kind's unit. ``share`` says who gets one common factor or shift: "each" entry its own, "all" one for
-    all, or "groups" for the problem's groups.
+    all, or "groups" for the problem's groups. ``own_sd`` gives single entries a prior of their own; who share a value
+    take the tightest.
     """
 
     kind: str
@@ -38,6 +39,8 @@ class Free:
     relative: bool = True
     share: str = "each"
     only: tuple[str, ...] | None = None
+    own_sd: tuple[tuple[str, float], ...] = ()
+    """(entry, standard deviation) where it is not ``prior_sd``"""
 
 
 # Bounds after CEINMS's and NMSM's customary limits; priors tighter than these, chosen by leaving strides and speeds
@@ -62,6 +65,7 @@ DEFAULT_FREE: dict[str, Free] = {
         Free("shape_factor", (-3.0, 0.0), 0.75, relative=False, share="groups"),
         Free("emg_gain", (0.1, 5.0), 0.5),
         Free("electromechanical_delay", (0.0, 0.13), 0.02, relative=False, share="all"),
+        Free("synergy_weight", (0.0, 1.5), 0.15, relative=False, share="groups"),
     )
 }
 
@@ -90,6 +94,14 @@ class Penalties:
     fiber_length_tolerance: float = 0.05
     max_tendon_strain: float = 0.10
     tendon_strain_tolerance: float = 0.01
+    effort_tolerance: float | None = None
+    """activation that a muscle which only synergies drive is expected not to exceed by much; off when None"""
+    emg_tolerance: float | None = None
+    """excitation; how far a recorded muscle that synergies drive too may be from its EMG: 0.1 where there is one"""
+    group_tolerance: float | None = None
+    """prior standard deviations by which members of a group may differ from their mean; off when None"""
+    passive_tolerance: float | None = None
+    """N·m; expected error of passive moments: 5 where there are passive trials"""
 
     def __post_init__(self) -> None:
         low, high = self.fiber_length_range
@@ -98,7 +110,7 @@ class Penalties:
                 f"fiber_length_range is {self.fiber_length_range}; use (low, high) with 0 < low < 1 < high"
             )
         for name in (f.name for f in dataclasses.fields(self) if f.name != "fiber_length_range"):
-            if not getattr(self, name) > 0:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be positive")
 
 
@@ -157,12 +169,16 @@ class Problem:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """named groups of muscles or channels that share, where ``Free.share`` is "groups" """
     penalties: Penalties = Penalties()
+    tracked: np.ndarray | None = None
+    """(M, C) channels whose EMG the excitation should follow where it does not drive the muscle (mode synergy_only)"""
+    passive: tuple[Segment, ...] = ()
+    """motions of relaxed muscles with their passive moments; not a number where a moment is not known"""
 
     def __post_init__(self) -> None:
         if not self.segments:
             raise InputError("nothing to calibrate on: no training window; give at least one")
         first = self.segments[0]
-        for s in self.segments:
+        for s in (*self.segments, *self.passive):
             if s.measured is None:
                 raise InputError(f"{s.name}: no measured moments of {listed(s.coordinates)}; calibration needs them")
             if s.coordinates != first.coordinates:
@@ -174,10 +190,35 @@ class Problem:
                     f"{s.name} has a step of {float(s.replay.dt):g} s, {first.name} {float(first.replay.dt):g} s; "
                     "give all trials one dt"
                 )
+        for s in self.segments:
+            assert s.measured is not None
             for k, c in enumerate(s.coordinates):
                 if float(np.std(s.measured[s.scored, k])) < 1e-9:
                     raise InputError(f"{s.name}: the measured moment of {c!r} is constant; leave that coordinate out")
-        make_layout(self)
+        layout = make_layout(self)
+        self._require_effect(layout)
+
+    def _require_effect(self, layout: Layout) -> None:
+        """Refuse a penalty that was asked for and can do nothing."""
+        p, model = self.penalties, self.model
+        synthetic = set(model.synergy_muscles) - set(model.recorded_muscles)
+        idle = {
+            "effort_tolerance": ("no muscle is driven by synergies alone", not synthetic),
+            "emg_tolerance": ("no recorded muscle is driven by synergies too", not self.tracked_weights.any()),
+            "group_tolerance": ("no group has two free values of one kind", not len(group_rows(self, layout))),
+            "passive_tolerance": ("there are no passive trials", not self.passive),
+        }
+        for name, (why, nothing) in idle.items():
+            if getattr(p, name) is not None and nothing:
+                raise InputError(f"penalties: {name} is {getattr(p, name):g}, but {why}: it has no effect; remove it")
+
+    @property
+    def tracked_weights(self) -> np.ndarray:
+        """(M, C) what each muscle's excitation should follow: its channels where synergies drive it too."""
+        if self.tracked is not None:
+            return np.asarray(self.tracked, float)
+        weights = np.asarray(self.model.channel_weights, float)
+        return weights * np.isin(self.model.muscles, self.model.synergy_muscles)[:, None]
 
     @property
     def coordinates(self) -> tuple[str, ...]:
@@ -195,6 +236,8 @@ def unused_kinds(model: NmsModel) -> tuple[str, ...]:
         unused += ["filter_time_constant_1", "filter_time_constant_2"]
     if s.tendon == "rigid":
         unused.append("tendon_strain_at_one_norm_force")
+    if not model.synergy_pairs:
+        unused.append("synergy_weight")
     return tuple(unused)
 
 
@@ -208,7 +251,9 @@ def make_layout(problem: Problem) -> Layout:
     high: list[float] = []
     moves: list[np.ndarray] = []
     index: dict[str, np.ndarray] = {}
-    drives = np.asarray(model.channel_weights) != 0  # (M, C)
+    drives = (np.asarray(model.channel_weights) != 0) | (problem.tracked_weights != 0)  # (M, C)
+    for muscle, command in model.synergy_pairs:
+        drives[model.muscles.index(muscle), model.channels.index(command)] = True
     for free in problem.free:
         if free.kind in index:
             raise InputError(f"{free.kind} is listed twice among the free parameters")
@@ -216,8 +261,9 @@ def make_layout(problem: Problem) -> Layout:
             raise InputError(f"no parameter {free.kind!r}; there are {listed(PARAMETER_KINDS, 20)}")
         if free.kind in unused_kinds(model):
             raise InputError(
-                f"{free.kind} has no effect with activation={model.settings.activation!r} and "
-                f"tendon={model.settings.tendon!r}; leave it out of the free parameters"
+                f"{free.kind} has no effect with activation={model.settings.activation!r}, "
+                f"tendon={model.settings.tendon!r} and {len(model.commands)} synergies; leave it out of the free "
+                "parameters"
             )
         longest = model.settings.max_delay
         if free.kind == "electromechanical_delay" and free.bounds[1] > longest + 1e-12:
@@ -228,16 +274,25 @@ def make_layout(problem: Problem) -> Layout:
         all_names = entries(model, free.kind)
         start = np.asarray(getattr(problem.start, free.kind), dtype=float)
         index[free.kind] = np.full(len(all_names), -1, np.int32)  # narrow: see activation.delayed_series
+        own_sd = dict(free.own_sd)
         for label, members in _groups(problem, free, all_names):
             rows = [all_names.index(m) for m in members]
-            touched = (
-                drives[:, rows].any(axis=1) if free.kind in CHANNEL_PARAMETERS else _mask(len(model.muscles), rows)
+            if free.kind in CHANNEL_PARAMETERS:
+                touched = drives[:, rows].any(axis=1)
+            elif free.kind == "synergy_weight":
+                touched = np.isin(model.muscles, [model.synergy_pairs[r][0] for r in rows])
+            else:
+                touched = np.isin(model.muscles, members)
+            one = dataclasses.replace(
+                free,
+                prior_sd=min(own_sd.get(m, free.prior_sd) for m in members),
+                bounds=_signed(free, rows, model) or free.bounds,
             )
-            z_low, z_high = _box(free, label, start[rows])
+            z_low, z_high = _box(one, label, start[rows])
             index[free.kind][rows] = len(names)
             names.append(f"{free.kind}:{label}")
             kinds.append(free.kind)
-            sd.append(free.prior_sd)
+            sd.append(one.prior_sd)
             low.append(z_low)
             high.append(z_high)
             moves.append(touched)
@@ -258,28 +313,42 @@ def make_layout(problem: Problem) -> Layout:
     )
 
 
-def _mask(size: int, rows: Sequence[int]) -> np.ndarray:
-    mask = np.zeros(size, bool)
-    mask[list(rows)] = True
-    return mask
+def _signed(free: Free, rows: Sequence[int], model: NmsModel) -> tuple[float, float] | None:
+    """Bounds of weights that may also take away, of residual excitations and signed commands: as far below 0 as
+    above."""
+    if free.kind != "synergy_weight" or model.synergies is None:
+        return None
+    residual = any(model.synergy_pairs[r][0] in model.recorded_muscles for r in rows)
+    return (-free.bounds[1], free.bounds[1]) if residual or model.synergies.signed else None
 
 
 def _groups(problem: Problem, free: Free, names: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
     """Which entries share one value: (label, members)."""
+    model = problem.model
     chosen = names if free.only is None else free.only
     unknown = [n for n in chosen if n not in names]
     if not chosen:
         raise InputError(f"{free.kind}: 'only' names nothing; name entries of {listed(names, 50)}, or leave it out")
     if unknown:
         raise InputError(f"{free.kind}: no entry {listed(unknown)}; there are {listed(names, 50)}")
+    strange = [n for n, _ in free.own_sd if n not in chosen]
+    if strange:
+        raise InputError(f"{free.kind}: own_sd names {listed(strange)}; there are {listed(chosen, 50)}")
+    if free.kind == "emg_gain" and free.only is None:
+        # The gain of a command is that of all its weights at once: nothing could tell them apart.
+        chosen = model.recorded_channels
     if free.share == "each":
         return [(n, (n,)) for n in chosen]
     if free.share == "all":
         return [("all", tuple(chosen))]
     if free.share != "groups":
         raise InputError(f"{free.kind}: share is {free.share!r}; use 'each', 'all' or 'groups'")
+    groups = problem.groups
+    if free.kind == "synergy_weight":
+        # Muscles of a group have a common weight per command.
+        groups = {f"{g}:{c}": [f"{m}:{c}" for m in members] for g, members in groups.items() for c in model.commands}
     result, taken = [], set()
-    for label, members in problem.groups.items():
+    for label, members in groups.items():
         inside = tuple(m for m in members if m in chosen)
         twice = taken & set(inside)
         if twice:
@@ -287,7 +356,7 @@ def _groups(problem: Problem, free: Free, names: tuple[str, ...]) -> list[tuple[
         taken |= set(inside)
         if inside:
             result.append((label, inside))
-    known = set(problem.model.muscles) | set(problem.model.channels)
+    known = set(model.muscles) | set(model.channels)
     strange = [m for members in problem.groups.values() for m in members if m not in known]
     if strange:
         raise InputError(f"groups name {listed(strange)}, which the model does not have")
@@ -313,6 +382,19 @@ def _box(free: Free, label: str, start: np.ndarray) -> tuple[float, float]:
             f"{PARAMETER_UNITS[free.kind]}; move one of them"
         )
     return float((low - start.min()) / free.prior_sd), float((high - start.max()) / free.prior_sd)
+
+
+def group_rows(problem: Problem, layout: Layout) -> np.ndarray:
+    """(R, P) differences from the mean of their group, of entries of one kind that have a value of their own."""
+    rows = []
+    for kind in layout.index:
+        names = entries(problem.model, kind)
+        for members in problem.groups.values():
+            mine = {int(layout.index[kind][names.index(m)]) for m in members if m in names} - {layout.size}
+            if len(mine) > 1:
+                mean = np.isin(np.arange(layout.size), list(mine)) / len(mine)
+                rows += [np.eye(layout.size)[i] - mean for i in sorted(mine)]
+    return np.array(rows).reshape(len(rows), layout.size)
 
 
 def _color(moves: np.ndarray) -> np.ndarray:

@@ -1,30 +1,50 @@
 """The cost of a calibration and its exact first-order model.
 
-The cost is half a sum of squares, the negative logarithm of a posterior: moment errors in tolerances, fiber lengths and
-tendon strains beyond their working range, and the prior. Given the kinematics, a parameter moves only the muscles it
+The cost is half a sum of squares, the negative logarithm of a posterior. It is made of named blocks, each in its own
+tolerance (``Penalties``):
+
+=====================  ===================================================================================
+moments                errors of the measured joint moments
+passive_moments        errors of passive moments, muscles relaxed
+fiber_range            normalised fiber lengths beyond their working range
+tendon_strain          tendon strains beyond theirs
+effort                 activation of muscles that only synergies drive
+emg_tracking           residual excitation: recorded muscles that synergies drive too, against their EMG
+synergy_reconstruction recorded muscles that synergies drive alone (mode synergy_only), against their EMG
+group_similarity       differences within groups of muscles or channels
+prior                  distance of the parameters from the uncalibrated person
+=====================  ===================================================================================
+
+Given the kinematics, a parameter moves only the muscles it
 belongs to, and the moments depend on the muscles linearly; so one forward derivative pass per *color* of parameters (7
 to 12, however many there are) gives the exact Jacobian.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from calibration.problem import Layout, Penalties, Problem, params_at
+from calibration.problem import Layout, Penalties, Problem, group_rows, make_layout, params_at
 from nms_gym._pytree import pytree
-from nms_gym.model import NmsModel, NmsParams, Replay, predict_moments
-from nms_gym.replay import padded
+from nms_gym.excitation import activation as act
+from nms_gym.model import NmsModel, NmsOutput, NmsParams, Replay, predict_moments
+from nms_gym.replay import Segment, padded
+
+# What emg_tolerance and passive_tolerance are where they have an effect and nobody says.
+EMG_TOLERANCE, PASSIVE_TOLERANCE = 0.1, 5.0
+# What a passive trial counts for.
+PASSIVE_POSES = 10
 
 
 @pytree
-class Data:
-    """Training stretches, stacked: shorter ones are padded with their last sample, which then does not count."""
+class Stack:
+    """Stretches side by side: shorter ones are padded with their last sample, which then does not count."""
 
     replay: Replay
     """leaves (S, ...)"""
@@ -32,18 +52,32 @@ class Data:
     """(S, T, K) N·m, zero where not counted"""
     weight: Array
     """(S, T, K) 1/(N·m): square root of what each squared error counts"""
+
+
+@pytree
+class Data:
+    """What a calibration is fitted to."""
+
+    train: Stack
     counted: Array
-    """(S, T) square root of what each sample counts in the fiber terms"""
+    """(S, T) square root of what each sample counts in the terms per muscle"""
+    passive: Stack | None
+    tracked: Array
+    """(M, C) channels that excitations are compared with; rows of zeros where they are not"""
+    similar: Array
+    """(R, P) differences within groups, in tolerances; no rows where that is off"""
 
 
 @pytree
 class Forces:
-    """What the cost depends on. A parameter moves only its own muscles' columns."""
+    """What the cost depends on beside the parameters. A parameter moves only its own muscles' columns."""
 
     tendon_force: Array
     """(S, T, M) N"""
-    excess: Array
-    """(2, S, T, M) normalised fiber length and tendon strain beyond their ranges, smooth, in tolerances"""
+    terms: Array
+    """(B, S, T, M) what the blocks per muscle are made of, in tolerances"""
+    passive: Array | None
+    """(S', T', M) N"""
 
 
 @pytree
@@ -55,32 +89,59 @@ class Quadratic:
     matrix: Array
 
 
-def stack(problem: Problem) -> Data:
+def make_data(problem: Problem) -> Data:
     """Pad and stack the problem's segments, and weigh their samples."""
-    segments = problem.segments
-    steps = max(len(s.time) for s in segments)
     p = problem.penalties
+    replay, target, mask = _stacked(problem.segments)
+    dt = float(problem.segments[0].replay.dt)
+    sd = target[mask].std(axis=0)
+    # Samples of a low-passed moment are not independent: count them at twice its bandwidth.
+    independent = min(1.0, 2.0 * p.moment_bandwidth * dt)
+    weight = np.sqrt(independent) * mask[:, :, None] / (p.moment_tolerance * sd)
+    passive = None
+    if problem.passive:
+        # A slow, smooth motion: its samples say no more than a handful of poses do.
+        still, moments, counted = _stacked(problem.passive)
+        known = np.isfinite(moments) & counted[:, :, None]
+        few = np.sqrt(np.minimum(1.0, PASSIVE_POSES / np.maximum(known.sum(axis=1, keepdims=True), 1)))
+        passive = Stack(still, np.where(known, moments, 0.0), known * few / (p.passive_tolerance or PASSIVE_TOLERANCE))
+    rows = group_rows(problem, make_layout(problem)) / (p.group_tolerance or np.inf)
+    return Data(
+        train=Stack(replay, target * mask[:, :, None], weight),  # type: ignore[arg-type]
+        counted=np.sqrt(independent * mask),  # type: ignore[arg-type]
+        passive=passive,
+        tracked=problem.tracked_weights,  # type: ignore[arg-type]
+        similar=rows if p.group_tolerance else rows[:0],  # type: ignore[arg-type]
+    )
 
+
+def _stacked(segments: Sequence[Segment]) -> tuple[Replay, np.ndarray, np.ndarray]:
+    """Replays, measured moments and which samples count, all of one length."""
+    steps = max(len(s.time) for s in segments)
     replays, measured, scored = [], [], []
     for s in segments:
         by = steps - len(s.time)
         replays.append(padded(s.replay, steps))
         measured.append(np.concatenate([s.measured, np.zeros((by, len(s.coordinates)))]))  # type: ignore[list-item]
         scored.append(np.concatenate([s.scored, np.zeros(by, bool)]))
-    target, mask = np.array(measured), np.array(scored)
-    dt = float(segments[0].replay.dt)
-    sd = target[mask].std(axis=0)
-    # Samples of a low-passed moment are not independent: count them at twice its bandwidth.
-    independent = min(1.0, 2.0 * p.moment_bandwidth * dt)
-    weight = np.sqrt(independent) * mask[:, :, None] / (p.moment_tolerance * sd)
-    counted = np.sqrt(independent * mask)
-    replay = jax.tree.map(lambda *x: np.stack(x), *replays)
-    return Data(replay, target * mask[:, :, None], weight, counted)  # type: ignore[arg-type]
+    return jax.tree.map(lambda *x: np.stack(x), *replays), np.array(measured), np.array(scored)
 
 
-def predict(model: NmsModel, params: NmsParams, replay: Replay) -> Any:
+def predict(model: NmsModel, params: NmsParams, replay: Replay) -> NmsOutput:
     """``predict_moments`` over stacked segments ``(S, ...)``."""
     return jax.vmap(lambda r: predict_moments(model, params, r))(replay)
+
+
+def recorded_excitation(params: NmsParams, tracked: Array, replay: Replay) -> Array:
+    """What the EMG alone would excite, ``(S, T, M)``, of muscles that are compared with it."""
+
+    def one(r: Replay) -> Array:
+        length = r.excitations.shape[0] - r.lengths.shape[0] + 1
+        channels = act.delayed_series(r.excitations, params.electromechanical_delay, r.dt, length)
+        gain = jnp.broadcast_to(params.emg_gain, channels.shape)
+        return act.saturate(gain * channels) @ tracked.T
+
+    return jax.vmap(one)(replay)
 
 
 class Objective(NamedTuple):
@@ -88,6 +149,8 @@ class Objective(NamedTuple):
 
     cost: Callable[[NmsModel, Data, NmsParams, Array], Array]
     quadratic: Callable[[NmsModel, Data, NmsParams, Array], Quadratic]
+    blocks: Callable[[NmsModel, Data, NmsParams, Array], dict[str, Array]]
+    """the cost by block"""
 
 
 def make_objective(layout: Layout, penalties: Penalties) -> Objective:
@@ -99,26 +162,63 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
     # (colors, M, P): picks from the derivatives by color and muscle those that belong to an entry of z.
     picks = np.einsum("cp,pm->cmp", seeds, layout.moves)
 
-    def forces(model: NmsModel, data: Data, start: NmsParams, z: Array) -> Forces:
-        out = predict(model, params_at(layout, start, z), data.replay)
+    def muscle_terms(model: NmsModel, data: Data, params: NmsParams, out: NmsOutput) -> dict[str, Array]:
+        """Blocks whose residuals belong to one muscle each: (S, T, M)."""
 
         def beyond(x: Array, tolerance: float) -> Array:
             return jnp.logaddexp(0.0, x / tolerance)
 
         length = beyond(out.fiber_length - high, p.fiber_length_tolerance)
-        length = length + beyond(low - out.fiber_length, p.fiber_length_tolerance)
-        strain = beyond(out.tendon_strain - p.max_tendon_strain, p.tendon_strain_tolerance)
-        return Forces(out.tendon_force, jnp.stack([length, strain]) * data.counted[None, :, :, None])
+        terms = {
+            "fiber_range": length + beyond(low - out.fiber_length, p.fiber_length_tolerance),
+            "tendon_strain": beyond(out.tendon_strain - p.max_tendon_strain, p.tendon_strain_tolerance),
+        }
+        paired = np.isin(model.muscles, model.synergy_muscles)
+        driven = jnp.any(jnp.asarray(model.channel_weights) != 0, axis=1)
+        if p.effort_tolerance is not None:
+            terms["effort"] = jnp.where(paired & ~driven, out.activation / p.effort_tolerance, 0.0)
+        if model.synergy_pairs:
+            recorded = recorded_excitation(params, data.tracked, data.train.replay)
+            miss = (out.excitation - recorded) / (p.emg_tolerance or EMG_TOLERANCE)
+            followed = jnp.any(data.tracked != 0, axis=1)
+            terms["emg_tracking"] = jnp.where(followed & driven, miss, 0.0)
+            terms["synergy_reconstruction"] = jnp.where(followed & ~driven, miss, 0.0)
+        return {name: term * data.counted[:, :, None] for name, term in terms.items()}
 
-    def moment_residual(data: Data, f: Forces) -> Array:
-        moments = jnp.einsum("stkm,stm->stk", data.replay.moment_arms, f.tendon_force)
-        return (moments - data.measured) * data.weight
+    def forces(model: NmsModel, data: Data, start: NmsParams, z: Array) -> Forces:
+        params = params_at(layout, start, z)
+        out = predict(model, params, data.train.replay)
+        passive = None if data.passive is None else predict(model, params, data.passive.replay).tendon_force
+        return Forces(out.tendon_force, jnp.stack([*muscle_terms(model, data, params, out).values()]), passive)
+
+    def moment_residual(stack: Stack, tendon_force: Array) -> Array:
+        moments = jnp.einsum("stkm,stm->stk", stack.replay.moment_arms, tendon_force)
+        return (moments - stack.measured) * stack.weight
+
+    def half_squares(x: Array) -> Array:
+        return 0.5 * jnp.sum(x**2)
+
+    def outer_blocks(data: Data, f: Forces, z: Array) -> dict[str, Array]:
+        """Blocks that are not per muscle."""
+        blocks = {"moments": half_squares(moment_residual(data.train, f.tendon_force))}
+        if data.passive is not None and f.passive is not None:
+            blocks["passive_moments"] = half_squares(moment_residual(data.passive, f.passive))
+        if len(data.similar):
+            blocks["group_similarity"] = half_squares(data.similar @ z)
+        return {**blocks, "prior": half_squares(z)}
 
     def total(data: Data, f: Forces, z: Array) -> Array:
-        return 0.5 * (jnp.sum(moment_residual(data, f) ** 2) + jnp.sum(f.excess**2) + jnp.sum(z**2))
+        return sum(outer_blocks(data, f, z).values(), half_squares(f.terms))
 
     def cost(model: NmsModel, data: Data, start: NmsParams, z: Array) -> Array:
         return total(data, forces(model, data, start, z), z)
+
+    def blocks(model: NmsModel, data: Data, start: NmsParams, z: Array) -> dict[str, Array]:
+        params = params_at(layout, start, z)
+        out = predict(model, params, data.train.replay)
+        terms = muscle_terms(model, data, params, out)
+        f = forces(model, data, start, z)
+        return {**outer_blocks(data, f, z), **{name: half_squares(x) for name, x in terms.items()}}
 
     def quadratic(model: NmsModel, data: Data, start: NmsParams, z: Array) -> Quadratic:
         def along(seed: Array) -> tuple[Forces, Forces]:
@@ -126,17 +226,27 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
 
         f, df = jax.vmap(along, out_axes=(None, 0))(jnp.asarray(seeds, z.dtype))
         pick = jnp.asarray(picks, z.dtype)
-        arms = data.replay.moment_arms * data.weight[..., None]
-        jacobian = jnp.einsum("stkm,cstm,cmp->stkp", arms, df.tendon_force, pick, optimize=[(0, 1), (0, 1)])
-        jacobian = jacobian.reshape(-1, layout.size)
-        # A fiber term of muscle m involves m's parameters only: sum over time first, per muscle and pair of colors.
-        slope = jnp.einsum("cxstm,xstm->cm", df.excess, f.excess)
-        pairs = jnp.einsum("cxstm,dxstm->cdm", df.excess, df.excess)
-        fiber = jnp.einsum("cmp,cmq->pq", pick, jnp.einsum("cdm,dmq->cmq", pairs, pick))
+
+        def moment_jacobian(stack: Stack, tendon_force: Array) -> Array:
+            arms = stack.replay.moment_arms * stack.weight[..., None]
+            jacobian = jnp.einsum("stkm,cstm,cmp->stkp", arms, tendon_force, pick, optimize=[(0, 1), (0, 1)])
+            return jacobian.reshape(-1, layout.size)
+
+        jacobian = moment_jacobian(data.train, df.tendon_force)
+        gradient = jacobian.T @ moment_residual(data.train, f.tendon_force).ravel() + z
+        matrix = jacobian.T @ jacobian + jnp.eye(layout.size, dtype=z.dtype)
+        if data.passive is not None and f.passive is not None and df.passive is not None:
+            jacobian = moment_jacobian(data.passive, df.passive)
+            gradient = gradient + jacobian.T @ moment_residual(data.passive, f.passive).ravel()
+            matrix = matrix + jacobian.T @ jacobian
+        similar = data.similar.T @ data.similar
+        # A term of muscle m involves m's parameters only: sum over time first, per muscle and pair of colors.
+        slope = jnp.einsum("cbstm,bstm->cm", df.terms, f.terms)
+        pairs = jnp.einsum("cbstm,dbstm->cdm", df.terms, df.terms)
         return Quadratic(
             cost=total(data, f, z),
-            gradient=jacobian.T @ moment_residual(data, f).ravel() + jnp.einsum("cm,cmp->p", slope, pick) + z,
-            matrix=jacobian.T @ jacobian + fiber + jnp.eye(layout.size, dtype=z.dtype),
+            gradient=gradient + jnp.einsum("cm,cmp->p", slope, pick) + similar @ z,
+            matrix=matrix + similar + jnp.einsum("cmp,cmq->pq", pick, jnp.einsum("cdm,dmq->cmq", pairs, pick)),
         )
 
-    return Objective(cost, quadratic)
+    return Objective(cost, quadratic, blocks)

@@ -33,10 +33,19 @@ class MuscleParameters:
     values: Mapping[str, np.ndarray]
     paths: PolynomialPaths | None
     skeleton: Multibody | None
+    passive: tuple[str, ...]
+    """muscles that nothing is to drive"""
 
 
-def read_parameters(keys: Keys, folder: Folder, channels: ChannelMap, coordinates: tuple[str, ...]) -> MuscleParameters:
-    """The muscles chosen: by default those with a channel and those named passive; and the bones that move."""
+def read_parameters(
+    keys: Keys,
+    folder: Folder,
+    channels: ChannelMap,
+    coordinates: tuple[str, ...],
+    synergy_muscles: tuple[str, ...] = (),
+) -> MuscleParameters:
+    """The muscles chosen: by default those with a channel, those that synergies drive and those named passive; and the
+    bones that move."""
     text = keys.take("file", str)
     chosen = keys.names("muscles", None)
     passive = keys.names("passive_muscles", None)
@@ -50,7 +59,7 @@ def read_parameters(keys: Keys, folder: Folder, channels: ChannelMap, coordinate
         path = asset_path(f"{text.removeprefix('asset:')}/model.json")
     else:
         path = folder.path(text, f"{keys.where}: file")
-    muscles = chosen or tuple(dict.fromkeys(channels.muscles + passive))
+    muscles = chosen or tuple(dict.fromkeys(channels.muscles + synergy_muscles + passive))
     paths = skeleton = None
     with at(str(path)):
         if path.suffix == ".json":
@@ -69,7 +78,7 @@ def read_parameters(keys: Keys, folder: Folder, channels: ChannelMap, coordinate
         raise InputError(f"{keys.where}: columns is for a .csv, but file is {text!r}; remove it")
     if paths_file is not None:
         paths = read_model_file(paths_file).select(muscles=muscles).paths
-    return MuscleParameters(str(path), muscles, values, paths, skeleton)
+    return MuscleParameters(str(path), muscles, values, paths, skeleton, passive)
 
 
 def _parameter_table(path: Path, muscles: Sequence[str], columns: Mapping[str, Any]) -> dict[str, np.ndarray]:

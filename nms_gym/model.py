@@ -28,6 +28,7 @@ from nms_gym._pytree import pytree, static
 from nms_gym.errors import InputError, listed
 from nms_gym.excitation import activation as act
 from nms_gym.excitation.activation import ActivationKind
+from nms_gym.excitation.synergies import SynergyBasis, synthesised, with_synergies
 from nms_gym.muscle.curves import Curves, DeGrooteFregly2016
 from nms_gym.muscle.geometry import PolynomialPaths, lengths_and_moment_arms, musculotendon_velocities
 from nms_gym.muscle.hill import MuscleParams
@@ -86,6 +87,11 @@ class NmsModel:
     """what moves when moments act; needed by ``rollout`` only"""
     rigid_tendons: tuple[str, ...] = static(default=())
     """muscles whose tendon is rigid when ``settings.tendon`` is "mixed" (``tendon.rigid_by_rule`` chooses them)"""
+    synergies: SynergyBasis | None = None
+    """turns recorded envelopes into commands; its names are channels too, next to one another"""
+    synergy_pairs: tuple[tuple[str, str], ...] = static(default=())
+    """(muscle, command) for every weight of ``NmsParams.synergy_weight``; a muscle that also has a recorded channel
+    gets a residual excitation this way, which may be negative"""
 
     @property
     def tendons(self) -> TendonKind | tuple[TendonKind, ...]:
@@ -97,10 +103,32 @@ class NmsModel:
         return tuple(kinds)
 
     @property
-    def passive_muscles(self) -> tuple[str, ...]:
-        """Muscles that no channel drives."""
+    def commands(self) -> tuple[str, ...]:
+        """Channels that are synergy commands."""
+        return () if self.synergies is None else self.synergies.names
+
+    @property
+    def recorded_channels(self) -> tuple[str, ...]:
+        """Channels that a recording must have: those that drive a muscle, and those that commands are found from."""
+        return tuple(c for c in self.channels if c not in self.commands)
+
+    @property
+    def recorded_muscles(self) -> tuple[str, ...]:
+        """Muscles that a channel drives directly."""
         driven = np.any(np.asarray(self.channel_weights) != 0, axis=1)
-        return tuple(m for m, d in zip(self.muscles, driven, strict=True) if not d)
+        return tuple(m for m, d in zip(self.muscles, driven, strict=True) if d)
+
+    @property
+    def synergy_muscles(self) -> tuple[str, ...]:
+        """Muscles that synergies excite, in the model's order."""
+        paired = {muscle for muscle, _ in self.synergy_pairs}
+        return tuple(m for m in self.muscles if m in paired)
+
+    @property
+    def passive_muscles(self) -> tuple[str, ...]:
+        """Muscles that nothing drives."""
+        driven = {*self.recorded_muscles, *self.synergy_muscles}
+        return tuple(m for m in self.muscles if m not in driven)
 
 
 @pytree
@@ -121,6 +149,8 @@ class NmsParams(MuscleParams):
     """``(C,)``; excitation per unit of the envelope"""
     electromechanical_delay: Array
     """s, ``(C,)``"""
+    synergy_weight: Array
+    """``(U,)``; excitation of a muscle per unit of a command, in the order of ``NmsModel.synergy_pairs``"""
 
 
 # Field defaults for what an OpenSim model does not say. Damping: Millard et al. 2013. Strains: OpenSim's
@@ -141,6 +171,7 @@ DEFAULTS: dict[str, float] = {
     "shape_factor": -0.5,
     "emg_gain": 1.0,
     "electromechanical_delay": 0.030,
+    "synergy_weight": 0.0,
 }
 
 PARAMETER_UNITS: dict[str, str] = {
@@ -160,6 +191,7 @@ PARAMETER_UNITS: dict[str, str] = {
     "shape_factor": "1",
     "emg_gain": "1",
     "electromechanical_delay": "s",
+    "synergy_weight": "1",
 }
 
 CHANNEL_PARAMETERS = ("emg_gain", "electromechanical_delay")
@@ -183,17 +215,20 @@ LIMITS: dict[str, tuple[float, float]] = {
     "shape_factor": (-20.0, 20.0),
     "emg_gain": (0.0, 1e6),
     "electromechanical_delay": (0.0, 1.0),
+    "synergy_weight": (-10.0, 10.0),
 }
 
 
 def entries(model: NmsModel, kind: str) -> tuple[str, ...]:
-    """Names of the entries of a parameter kind: muscles or channels.
+    """Names of the entries of a parameter kind: muscles, channels, or pairs ``muscle:command``.
 
     Raises:
         InputError: no such kind.
     """
     if kind not in PARAMETER_KINDS:
         raise InputError(f"no parameter {kind!r}; there are {listed(PARAMETER_KINDS, 20)}")
+    if kind == "synergy_weight":
+        return tuple(f"{muscle}:{command}" for muscle, command in model.synergy_pairs)
     return model.channels if kind in CHANNEL_PARAMETERS else model.muscles
 
 
@@ -301,9 +336,22 @@ class Replay:
 
 
 def muscle_excitation(model: NmsModel, params: NmsParams, delayed_channels: Array) -> Array:
-    """Excitation of every muscle ``(..., M)`` from delayed channels ``(..., C)``: gain, saturation at 1, mixing."""
-    gain = jnp.broadcast_to(params.emg_gain, delayed_channels.shape)
-    return act.saturate(gain * delayed_channels) @ jnp.asarray(model.channel_weights, delayed_channels.dtype).T
+    """Excitation of every muscle ``(..., M)`` from delayed channels ``(..., C)``: gain, saturation at 1, mixing,
+    and what synergies excite."""
+    channels = jnp.broadcast_to(params.emg_gain, delayed_channels.shape) * delayed_channels
+    weights = jnp.asarray(model.channel_weights, delayed_channels.dtype)
+    recorded = act.saturate(channels) @ weights.T
+    if model.synergies is None or not model.synergy_pairs:
+        return recorded
+    # 32-bit indices: wider ones make a program traced in one precision unusable in the other (JAX 0.10).
+    muscles = np.array([model.muscles.index(muscle) for muscle, _ in model.synergy_pairs], np.int32)
+    columns = np.array([model.commands.index(command) for _, command in model.synergy_pairs], np.int32)
+    first = model.channels.index(model.commands[0])
+    commands = channels[..., first : first + len(model.commands)]
+    added = synthesised(commands, params.synergy_weight, muscles, columns, len(model.muscles))
+    driven = jnp.any(weights != 0, axis=1)
+    paired = jnp.asarray(np.isin(model.muscles, model.synergy_muscles))
+    return with_synergies(recorded, added, paired & ~driven, paired & driven, model.synergies.signed)
 
 
 def initial_state(model: NmsModel, params: NmsParams, history: Array, lengths: Array, dt: Array | float) -> NmsState:

@@ -175,20 +175,31 @@ def _kinematics(
 
 
 def _excitations(model: NmsModel, trial: Trial, time: np.ndarray, history: int, dt: float) -> np.ndarray:
-    """Envelopes (H - 1 + T, C) on the grid, from before the first sample on."""
-    missing = [c for c in model.channels if c not in trial.channels]
+    """Envelopes and commands (H - 1 + T, C) on the grid, from before the first sample on."""
+    missing = [c for c in model.recorded_channels if c not in trial.channels]
     if missing:
         raise InputError(f"trial {trial.name!r}: no EMG channel {listed(missing)}; it has {listed(trial.channels, 50)}")
     grid = np.concatenate([time[0] + dt * np.arange(1 - history, 0), time])
-    columns = trial.emg[:, [trial.channels.index(c) for c in model.channels]]
     if grid[-1] > trial.emg_time[-1] + 0.51 * dt:
         raise InputError(
             f"trial {trial.name!r}: EMG ends at {trial.emg_time[-1]:g} s, before the motion's {grid[-1]:g} s; "
             "shorten the window or supply longer EMG"
         )
-    # Monotone between samples, so envelopes stay non-negative.
     inside = np.clip(grid, trial.emg_time[0], trial.emg_time[-1])
-    return np.maximum(PchipInterpolator(trial.emg_time, columns, axis=0)(inside), 0.0)
+    # Only what the window needs, and the neighbours that its interpolation looks at: commands cost a solve per sample.
+    first, last = np.searchsorted(trial.emg_time, (inside[0], inside[-1]))
+    rows = slice(max(first - 3, 0), last + 4)
+    # Monotone between samples, so envelopes stay non-negative.
+    return PchipInterpolator(trial.emg_time[rows], _channels(model, trial, rows), axis=0)(inside)
+
+
+def _channels(model: NmsModel, trial: Trial, rows: slice) -> np.ndarray:
+    """The model's channels at some of the EMG's own times: as recorded, or commands found from what was recorded."""
+    recorded = {c: np.maximum(trial.emg[rows, trial.channels.index(c)], 0.0) for c in model.recorded_channels}
+    if model.synergies is not None:
+        envelopes = np.stack([recorded[c] for c in model.synergies.channels], axis=1)
+        recorded |= zip(model.commands, model.synergies.commands(envelopes).T, strict=True)
+    return np.stack([recorded[c] for c in model.channels], axis=1)
 
 
 def padded(replay: Replay, steps: int) -> Replay:

@@ -21,6 +21,7 @@ import numpy as np
 
 from nms_gym._assets import asset_path
 from nms_gym.errors import InputError, listed, near
+from nms_gym.excitation.synergies import SynergyBasis, make_basis
 from nms_gym.model import PARAMETER_KINDS, PARAMETER_UNITS, NmsModel, NmsParams, Settings, entries, make_params
 from nms_gym.model_file import paths_from_json, paths_to_json
 from nms_gym.muscle.families import curves_from_record, curves_to_record
@@ -177,8 +178,25 @@ def _subject_record(subject: Subject) -> dict[str, Any]:
         "metrics": [_plain(row) for row in subject.metrics],
         "sources": _plain(subject.sources),
         "rigid_tendons": list(model.rigid_tendons),
+        "synergies": _synergy_record(model),
         "paths": None if model.paths is None else paths_to_json(model.paths),
         "skeleton": None if subject.skeleton is None else skeleton_to_json(subject.skeleton),
+    }
+
+
+def _synergy_record(model: NmsModel) -> dict[str, Any] | None:
+    """Vectors by command and channel, and the commands of every muscle that has any."""
+    basis = model.synergies
+    if basis is None:
+        return None
+    vectors = np.asarray(basis.vectors, float)
+    return {
+        "signed": basis.signed,
+        "vectors": {
+            command: {channel: float(v) for channel, v in zip(basis.channels, column, strict=True)}
+            for command, column in zip(basis.names, vectors.T, strict=True)
+        },
+        "muscles": {m: [c for muscle, c in model.synergy_pairs if muscle == m] for m in model.synergy_muscles},
     }
 
 
@@ -294,10 +312,13 @@ def load_subject(path: str | os.PathLike[str]) -> Subject:
     strange = [name for name in rigid if name not in muscles]
     if strange:
         raise InputError(f"{where}: rigid_tendons name {listed(strange)}; {near(strange[0], muscles)}")
+    basis, pairs = _synergies(record.get("synergies"), muscles, channels, where)
     model = NmsModel(
         muscles=muscles,
         coordinates=coordinates,
         channels=channels,
+        synergies=basis,
+        synergy_pairs=pairs,
         rigid_tendons=rigid,
         settings=_settings(_entry(record, "settings", dict, where), where),
         channel_weights=_weights(  # type: ignore[arg-type]
@@ -309,7 +330,9 @@ def load_subject(path: str | os.PathLike[str]) -> Subject:
     unknown = [kind for kind in parameters if kind not in PARAMETER_KINDS]
     if unknown:
         raise InputError(f"{where}: no parameter {listed(unknown)}; {near(unknown[0], PARAMETER_KINDS)}")
-    rows = {kind: _rows(parameters, kind, entries(model, kind), where) for kind in PARAMETER_KINDS}
+    # A kind without entries (weights of a subject without synergies) may be absent: files are older than the kind.
+    kinds = {kind: entries(model, kind) for kind in PARAMETER_KINDS}
+    rows = {k: _rows(parameters, k, names, where) if names or k in parameters else {} for k, names in kinds.items()}
     started = {"start" in row for by_name in rows.values() for row in by_name.values()}
     if started == {True, False}:
         raise InputError(f"{where}: some parameters have a start value and some have none; give all or none")
@@ -416,6 +439,44 @@ def _weights(record: Mapping[str, Any], muscles: tuple[str, ...], channels: tupl
             weight = _number(value, f"{where}: weight of {channel!r} on {muscle!r}")
             weights[i, channels.index(channel)] = weight
     return weights
+
+
+def _synergies(
+    record: Any, muscles: tuple[str, ...], channels: tuple[str, ...], where: str
+) -> tuple[SynergyBasis | None, tuple[tuple[str, str], ...]]:
+    """The basis and the pairs of muscle and command; none in a subject without synergies."""
+    if record is None:
+        return None, ()
+    where = f"{where}: synergies"
+    if not isinstance(record, dict):
+        raise InputError(f"{where} is {record!r:.60}; expected a table of vectors and muscles")
+    signed = _entry(record, "signed", bool, where)
+    vectors = _entry(record, "vectors", dict, where)
+    driven = _entry(record, "muscles", dict, where)
+    for command in vectors:
+        if command not in channels:
+            raise InputError(f"{where}: {command!r} is no channel of the subject; {near(command, channels)}")
+    recorded = list(next(iter(vectors.values()), {}))
+    for command in vectors:
+        column = _entry(vectors, command, dict, f"{where}: vectors")
+        _require_exactly(column, recorded, f"the vector of {command!r}", "channel", where)
+    for channel in recorded:
+        if channel not in channels or channel in vectors:
+            raise InputError(f"{where}: {channel!r} is no recorded channel of the subject; {near(channel, channels)}")
+    values = [[_number(vectors[n][c], f"{where}: {c!r} in {n!r}") for n in vectors] for c in recorded]
+    pairs = []
+    for muscle, commands in driven.items():
+        if muscle not in muscles:
+            raise InputError(f"{where}: no muscle {muscle!r}; {near(muscle, muscles)}")
+        for command in commands:
+            if command not in vectors:
+                raise InputError(f"{where}: {muscle!r} has command {command!r}; {near(str(command), list(vectors))}")
+            pairs.append((muscle, command))
+    try:
+        basis = make_basis(tuple(vectors), recorded, np.reshape(values, (len(recorded), len(vectors))), signed=signed)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    return basis, tuple(pairs)
 
 
 def _paths(record: Any, muscles: tuple[str, ...], coordinates: tuple[str, ...], where: str) -> PolynomialPaths | None:

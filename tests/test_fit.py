@@ -12,7 +12,7 @@ import pytest
 
 from calibration.fit import Progress, Status, _make_loop, fit, starting_points
 from calibration.problem import Free, Problem, make_layout, params_at
-from calibration.residuals import make_objective, stack
+from calibration.residuals import make_data, make_objective
 from calibration.validation import compare, evaluate, predict_segment, tabulate
 from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
@@ -163,7 +163,7 @@ def test_minimum_is_a_minimum(person, calibrated):
     result, _ = calibrated
     layout = result.layout
     objective = make_objective(layout, problem.penalties)
-    quadratic = jax.jit(lambda z: objective.quadratic(problem.model, stack(problem), problem.start, z))
+    quadratic = jax.jit(lambda z: objective.quadratic(problem.model, make_data(problem), problem.start, z))
     at, start = quadratic(result.z), quadratic(np.zeros(layout.size))
     assert float(at.cost) == pytest.approx(result.cost, rel=1e-9)
     assert float(start.cost) == pytest.approx(result.start_cost, rel=1e-9)

@@ -20,7 +20,7 @@ from calibration.problem import (
     params_at,
     unused_kinds,
 )
-from calibration.residuals import make_objective, stack
+from calibration.residuals import make_data, make_objective
 from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
 from nms_gym.model import NmsModel, Settings, make_params, predict_moments
@@ -207,7 +207,7 @@ def test_coloured_quadratic_is_gauss_newton(settings):
     problem = problem_of(model, all_free(model), penalties=TIGHT)
     layout = make_layout(problem)
     objective = make_objective(layout, TIGHT)
-    given = jax.tree.map(jnp.asarray, (model, stack(problem), problem.start))
+    given = jax.tree.map(jnp.asarray, (model, make_data(problem), problem.start))
     z = jnp.asarray(np.random.default_rng(2).uniform(-0.5, 0.5, layout.size))
 
     @partial(jax.jit, compiler_options=QUICK)
@@ -239,13 +239,13 @@ def test_padding_and_lead_in_do_not_count():
     problem = problem_of()
     layout = make_layout(problem)
     cost = jax.jit(make_objective(layout, problem.penalties).cost)
-    data = stack(problem)
+    data = make_data(problem)
     z = jnp.zeros(layout.size)
     arguments = jax.tree.map(jnp.asarray, (problem.model, data, problem.start))
     expected = float(cost(*arguments, z))
     for s in problem.segments:
         s.measured[~s.scored] += 1e3
-    changed = jax.tree.map(jnp.asarray, (problem.model, stack(problem), problem.start))
+    changed = jax.tree.map(jnp.asarray, (problem.model, make_data(problem), problem.start))
     assert float(cost(*changed, z)) == pytest.approx(expected, rel=1e-13)
     assert np.count_nonzero(data.counted) == sum(s.scored.sum() for s in problem.segments)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import gymnasium
 import jax
@@ -31,8 +31,8 @@ def observation_space(task: MomentTracking) -> spaces.Box:
 
 
 def action_space(task: MomentTracking) -> spaces.Box:
-    """[0, 1] or [-1, 1] per actuated muscle."""
-    return spaces.Box(float(task.lowest_action), 1.0, (len(task.actuated),), dtype=np.float32)
+    """[0, 1] or [-1, 1] per actuated muscle and commanded synergy."""
+    return spaces.Box(float(task.lowest_action), 1.0, (len(task.action_names),), dtype=np.float32)
 
 
 def load_actuated_task(
@@ -44,10 +44,11 @@ def load_actuated_task(
         InputError: nothing is actuated.
     """
     task = core.load_task(trial, subject, **options)
-    if not task.actuated:
+    if not task.action_names:
         raise InputError(
             "no muscle is actuated, and an environment needs an action: name at least one muscle without a channel in "
-            f"actuated (there are {listed(m for m, drive in task.drive.items() if drive == 'passive')}), or use "
+            f"actuated (there are {listed(m for m, drive in task.drive.items() if drive == 'passive')}), let the "
+            "action command a subject's synergies (synergies='action'), or use "
             "nms_gym.envs.moment_tracking.make_task, which allows none"
         )
     return task
@@ -84,7 +85,7 @@ class MomentTrackingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     Attributes:
         task: the pure task; ``nms_gym.envs.moment_tracking`` documents observation, reward and info.
-        drive: muscle -> ``"recorded: <channels>"``, ``"action"`` or ``"passive"``.
+        drive: muscle -> what drives it, as ``MomentTracking.drive`` says.
         observation_names, action_names: what the entries of observation and action are.
         muscles, coordinates: what the entries of info's arrays are.
         dt: s per step; a step is a sample of the recording.
@@ -97,6 +98,7 @@ class MomentTrackingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         trial: str | os.PathLike[str] | None = None,
         subject: str | os.PathLike[str] | None = None,
         actuated: Sequence[str] | None = None,
+        synergies: Literal["recorded", "action"] = "recorded",
         coordinates: Sequence[str] | None = None,
         start: float | None = None,
         stop: float | None = None,
@@ -111,7 +113,9 @@ class MomentTrackingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         Args:
             trial: path of a trial, or name of a shipped demo trial; by default the first of those.
             subject: path of a subject file; by default the shipped demo subject.
-            actuated: muscles that the action drives; by default all that no recorded channel drives.
+            actuated: muscles that the action drives; by default all that neither channels nor synergies drive.
+            synergies: "recorded": commands of the subject's synergies are found from the recorded EMG; "action": the
+                action gives them.
             coordinates: joints whose moments are tracked; by default the measured ones that the subject has.
             start: s, first sample of the episode; by default the recording's first.
             stop: s, last sample of the episode; by default the recording's last.
@@ -129,6 +133,7 @@ class MomentTrackingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             trial,
             subject,
             actuated=actuated,
+            synergies=synergies,
             coordinates=coordinates,
             start=start,
             stop=stop,
@@ -140,7 +145,7 @@ class MomentTrackingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._x64 = precision == "float64"
         self.drive = task.drive
         self.observation_names = task.observation_names
-        self.action_names = task.actuated
+        self.action_names = task.action_names
         self.muscles = task.model.muscles
         self.coordinates = task.coordinates
         self.dt = float(task.replay.dt)

@@ -1,9 +1,10 @@
 """Track measured joint moments while a recorded motion is replayed: the task as pure functions.
 
 There are no skeleton dynamics: joint motion is what was recorded. Recorded EMG channels drive their muscles with the
-subject's gain and delay, the action drives chosen muscles that have no channel, and the rest are passive. One step of
-the task is one ``replay_step`` of the model, so an episode whose action is 0 reproduces ``predict_moments`` on the
-recording.
+subject's gain and delay; synergies, where the subject has them, drive theirs with commands found from the recording, or
+given by the action; the action drives chosen muscles that nothing else does, and the rest are passive. One step of the
+task is one ``replay_step`` of the model, so an episode whose action is 0 (or that repeats the recording's commands)
+reproduces ``predict_moments`` on the recording.
 
 ``reset`` and ``step`` can be jitted, mapped over a batch and differentiated with respect to actions and every
 parameter (leaves of ``task.params``). The environments of Gymnasium are thin shells around them.
@@ -15,7 +16,7 @@ import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,9 @@ class MomentTracking:
     """
 
     actuated: tuple[str, ...] = static()
-    """A muscles that the action drives"""
+    """muscles that the action drives"""
+    commanded: tuple[str, ...] = static()
+    """synergy commands that the action gives, after the muscles; () when they come from the recording"""
     observed: tuple[str, ...] = static()
     """J coordinates whose motion is part of the observation"""
     preview: tuple[int, ...] = static()
@@ -77,7 +80,7 @@ class MomentTracking:
     """with a channel for every actuated muscle, after the recorded ones"""
     params: NmsParams
     replay: Replay
-    """``excitations`` of the recorded channels only"""
+    """``excitations`` of the recorded channels and synergy commands only"""
     time: Array
     """(T,) s since the first sample"""
     q: Array
@@ -91,6 +94,8 @@ class MomentTracking:
     effort_weight: Array
     last_start: Array
     """int32; episodes start at a sample from 0 to this one"""
+    command_scale: Array
+    """(S,) the command that an action of 1 gives: the largest one of the recording, at least 1"""
     lowest_action: Array
     """the action that excites nothing: 0 or -1; full excitation is 1"""
 
@@ -105,19 +110,29 @@ class MomentTracking:
         return self.replay.coordinates
 
     @property
-    def recorded_channels(self) -> tuple[str, ...]:
-        """Channels that the recording drives."""
+    def replayed_channels(self) -> tuple[str, ...]:
+        """Channels of ``replay``: recorded ones and synergy commands."""
         return self.model.channels[: len(self.model.channels) - len(self.actuated)]
 
     @property
+    def action_names(self) -> tuple[str, ...]:
+        """One name per entry of the action: muscles, then synergy commands."""
+        return self.actuated + self.commanded
+
+    @property
     def drive(self) -> dict[str, str]:
-        """What drives each muscle: ``"recorded: <channels>"``, ``"action"`` or ``"passive"``."""
+        """What drives each muscle: ``"recorded: <channels>"``, ``"synergy: <commands>"``, both joined by ``" + "``,
+        ``"action"``, ``"action by synergy: <commands>"`` or ``"passive"``."""
         weights = np.asarray(self.model.channel_weights)
         sources = {}
         for muscle, row in zip(self.model.muscles, weights, strict=True):
             names = [c for c, w in zip(self.model.channels, row, strict=True) if w != 0]
-            recorded = [c for c in names if c in self.recorded_channels]
-            sources[muscle] = f"recorded: {', '.join(recorded)}" if recorded else "action" if names else "passive"
+            recorded = [c for c in names if c in self.replayed_channels]
+            commands = [c for m, c in self.model.synergy_pairs if m == muscle]
+            parts = [f"recorded: {', '.join(recorded)}"] if recorded else ["action"] if names else []
+            if commands:
+                parts.append(f"{'action by synergy' if self.commanded else 'synergy'}: {', '.join(commands)}")
+            sources[muscle] = " + ".join(parts) or "passive"
         return sources
 
     @property
@@ -168,13 +183,14 @@ def with_action_channels(model: NmsModel, params: NmsParams, muscles: Sequence[s
         if muscle not in model.muscles:
             raise InputError(f"actuated names {muscle!r}, which the subject has not; {near(muscle, model.muscles)}")
     weights = np.asarray(model.channel_weights)
-    taken = {m: np.flatnonzero(weights[model.muscles.index(m)]) for m in muscles}
-    for muscle, channels in taken.items():
-        if len(channels):
+    for muscle in muscles:
+        row = weights[model.muscles.index(muscle)]
+        taken = [c for c, w in zip(model.channels, row, strict=True) if w != 0]
+        taken += [c for m, c in model.synergy_pairs if m == muscle]
+        if taken:
             raise InputError(
-                f"actuated names {muscle!r}, which recorded channels already drive "
-                f"({listed(model.channels[i] for i in channels)}); choose among the muscles without a channel: "
-                f"{listed(model.passive_muscles, 50)}"
+                f"actuated names {muscle!r}, which recorded channels or synergies already drive ({listed(taken)}); "
+                f"choose among the muscles without a channel: {listed(model.passive_muscles, 50)}"
             )
     columns = np.zeros((len(model.muscles), len(muscles)), weights.dtype)
     for column, muscle in enumerate(muscles):
@@ -204,6 +220,7 @@ def make_task(
     trial: Trial,
     *,
     actuated: Sequence[str] | None = None,
+    synergies: Literal["recorded", "action"] = "recorded",
     coordinates: Sequence[str] | None = None,
     start: float | None = None,
     stop: float | None = None,
@@ -216,8 +233,10 @@ def make_task(
     Args:
         subject: whose muscles.
         trial: the recording to replay; with measured moments.
-        actuated: muscles that the action drives; by default all without a channel. May be empty here (the recording
-            drives all that moves).
+        actuated: muscles that the action drives; by default all that nothing else does. May be empty here (the
+            recording drives all that moves).
+        synergies: who gives the commands of a subject with synergies: the recording (found from its EMG), or the
+            action.
         coordinates: joints whose moments are tracked; by default the measured ones that the model has.
         start: s, in the recording's time; by default its first sample.
         stop: s; by default its last sample.
@@ -231,6 +250,14 @@ def make_task(
     """
     if isinstance(actuated, str):
         raise InputError(f"actuated is {actuated!r}; give a list of muscle names")
+    if synergies not in ("recorded", "action"):
+        raise InputError(f"synergies is {synergies!r}; use 'recorded' or 'action'")
+    commanded = subject.model.commands if synergies == "action" else ()
+    if synergies == "action" and not commanded:
+        raise InputError(
+            f"subject {subject.name!r} has no synergies that the action could command; calibrate one with mode "
+            "'synergy_hybrid', or leave synergies = 'recorded'"
+        )
     if not (math.isfinite(effort_weight) and effort_weight >= 0):
         raise InputError(f"effort_weight is {effort_weight!r}; use 0 or more (default {EFFORT_WEIGHT})")
     segment = make_segment(subject.model, trial, coordinates=coordinates, start=start, stop=stop, lead_in=0.0)
@@ -249,6 +276,7 @@ def make_task(
     columns = [trial.coordinates.index(c) for c in observed]
     task = MomentTracking(
         actuated=muscles,
+        commanded=commanded,
         observed=observed,
         preview=tuple(round(ahead / dt) for ahead in PREVIEW),
         # The recording brings lengths and moment arms, so the paths would only be carried along.
@@ -262,9 +290,15 @@ def make_task(
         scale=np.maximum(np.std(segment.measured, axis=0), SMALLEST_SCALE),  # type: ignore[arg-type]
         effort_weight=np.asarray(effort_weight),  # type: ignore[arg-type]
         last_start=np.asarray((len(segment.time) - 1) // 2 if random_start else 0, np.int32),  # type: ignore[arg-type]
+        command_scale=np.maximum(segment.replay.excitations[:, _columns(model, commanded)].max(axis=0), 1.0),  # type: ignore[arg-type]
         lowest_action=np.asarray(-1.0 if symmetric_action else 0.0),  # type: ignore[arg-type]
     )
     return jax.tree.map(lambda leaf: _cast(np.asarray(leaf), np.float64), task)
+
+
+def _columns(model: NmsModel, commands: Sequence[str]) -> list[int]:
+    """Where commands stand among the model's channels."""
+    return [model.channels.index(c) for c in commands]
 
 
 def _cast(leaf: Any, dtype: Any) -> Any:
@@ -304,9 +338,9 @@ def reset(task: MomentTracking, key: Array) -> tuple[TaskState, Array, dict[str,
 def reset_at(task: MomentTracking, sample: Array) -> tuple[TaskState, Array, dict[str, Array]]:
     """Start an episode whose first step produces ``sample`` (int32); returns what ``reset`` does."""
     model, params = task.model, task.params
-    recorded = len(task.recorded_channels)
+    replayed = len(task.replayed_channels)
     length = task.replay.excitations.shape[0] - task.samples + 1
-    past = jax.lax.dynamic_slice(task.replay.excitations, (sample, jnp.zeros_like(sample)), (length, recorded))
+    past = jax.lax.dynamic_slice(task.replay.excitations, (sample, jnp.zeros_like(sample)), (length, replayed))
     silent = jnp.zeros((length, len(task.actuated)), past.dtype)
     history = jnp.concatenate([past, silent], axis=1)[::-1]
     lengths, _, arms = _kinematics(task, sample)
@@ -335,7 +369,7 @@ def step(
     Args:
         task: from ``make_task``.
         state: from ``reset`` or the last step; not after a truncation.
-        action: ``(A,)`` in the order of ``task.actuated``.
+        action: ``(A,)`` in the order of ``task.action_names``.
 
     Returns:
         state; observation ``(O,)`` (see ``MomentTracking.observation_names``); reward; terminated (never); truncated
@@ -347,16 +381,21 @@ def step(
     k = state.sample
     length = task.replay.excitations.shape[0] - task.samples
     drive = (action - task.lowest_action) / (1.0 - task.lowest_action)
-    excitation = jnp.concatenate([_row(task.replay.excitations, k + length), drive])
-    muscles, out = replay_step(task.model, task.params, state.muscles, excitation, _kinematics(task, k), task.replay.dt)
+    muscles, commands = jnp.split(drive, [len(task.actuated)])
+    replayed = _row(task.replay.excitations, k + length)
+    if task.commanded:
+        columns = np.array(_columns(task.model, task.commanded), np.int32)
+        replayed = replayed.at[columns].set(task.command_scale * commands)
+    excitation = jnp.concatenate([replayed, muscles])
+    moved, out = replay_step(task.model, task.params, state.muscles, excitation, _kinematics(task, k), task.replay.dt)
     error = (out.moments - _row(task.measured, k)) / task.scale
     tracking = -jnp.mean(error**2)
-    effort = -task.effort_weight * jnp.mean(drive**2) if task.actuated else jnp.zeros_like(tracking)
+    effort = -task.effort_weight * jnp.mean(drive**2) if task.action_names else jnp.zeros_like(tracking)
     residual = jnp.max(jnp.abs(out.residual))
     info = _info(task, k, out.moments, out.excitation, out.activation, residual, tracking, effort)
     following = k + 1
     observation = _observe(task, following, out.moments, out.activation, out.fiber_length)
-    state = TaskState(muscles, following)
+    state = TaskState(moved, following)
     return state, observation, tracking + effort, jnp.bool_(False), following >= task.samples, info
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import jax
@@ -60,6 +60,7 @@ class MomentTrackingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         trial: str | os.PathLike[str] | None = None,
         subject: str | os.PathLike[str] | None = None,
         actuated: Sequence[str] | None = None,
+        synergies: Literal["recorded", "action"] = "recorded",
         coordinates: Sequence[str] | None = None,
         start: float | None = None,
         stop: float | None = None,
@@ -74,7 +75,7 @@ class MomentTrackingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         Args:
             num_envs: how many.
-            trial, subject, actuated, coordinates, start, stop: see ``MomentTrackingEnv``.
+            trial, subject, actuated, synergies, coordinates, start, stop: see ``MomentTrackingEnv``.
             random_start, effort_weight, symmetric_action, precision, render_mode: see ``MomentTrackingEnv``.
             autoreset_mode: "NextStep" (the step after the last one resets; its action is not used and its reward is
                 0) or "SameStep" (the last step returns the next episode's first observation, and its own in
@@ -93,6 +94,7 @@ class MomentTrackingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             trial,
             subject,
             actuated=actuated,
+            synergies=synergies,
             coordinates=coordinates,
             start=start,
             stop=stop,
@@ -108,7 +110,7 @@ class MomentTrackingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._x64 = precision == "float64"
         self.drive = task.drive
         self.observation_names = task.observation_names
-        self.action_names = task.actuated
+        self.action_names = task.action_names
         self.muscles = task.model.muscles
         self.coordinates = task.coordinates
         self.dt = float(task.replay.dt)

@@ -1,0 +1,105 @@
+"""A study's synergies: which mode, how many, and which muscles they drive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from calibration.study_keys import Keys, at
+from calibration.synergies import CHANNEL_VAF, TOTAL_VAF, Synergies, add_synergies, extract
+from nms_gym.errors import InputError
+from nms_gym.model import NmsModel, NmsParams
+from nms_gym.replay import Segment
+
+MODES = ("emg_driven", "synergy_hybrid", "synergy_only")
+
+
+@dataclass(frozen=True)
+class SynergyPlan:
+    """The ``[synergies]`` table. Without one, a study is EMG-driven."""
+
+    where: str
+    mode: str = "emg_driven"
+    number: int | None = None
+    method: str = "nmf"
+    total_vaf: float = TOTAL_VAF
+    channel_vaf: float = CHANNEL_VAF
+    restarts: int = 10
+    seed: int = 0
+    muscles: tuple[str, ...] = ()
+    """that synergies drive; all without a channel that are not named passive when empty"""
+    residuals: bool = False
+    weight: float = 0.1
+
+
+def read_plan(keys: Keys) -> SynergyPlan:
+    """The table, with every key checked."""
+    plan = SynergyPlan(
+        where=keys.where,
+        mode=keys.take("mode", str, "synergy_hybrid"),
+        number=keys.take("number", int, None),
+        method=keys.take("method", str, "nmf"),
+        total_vaf=keys.take("total_vaf", float, TOTAL_VAF),
+        channel_vaf=keys.take("channel_vaf", float, CHANNEL_VAF),
+        restarts=keys.take("restarts", int, 10),
+        seed=keys.take("seed", int, 0),
+        muscles=keys.names("muscles", None),
+        residuals=keys.take("residuals", bool, False),
+        weight=keys.take("weight", float, 0.1),
+    )
+    keys.finish()
+    if plan.mode not in MODES:
+        raise InputError(f"{keys.where}: mode is {plan.mode!r}; use one of {', '.join(map(repr, MODES))}")
+    for name, low, high in (("total_vaf", 0.0, 1.0), ("channel_vaf", 0.0, 1.0), ("weight", 0.0, 1.0)):
+        if not low <= getattr(plan, name) <= high:
+            raise InputError(f"{keys.where}: {name} is {getattr(plan, name):g}; expected {low:g} to {high:g}")
+    if plan.restarts < 0 or plan.seed < 0:
+        raise InputError(f"{keys.where}: restarts is {plan.restarts}, seed {plan.seed}; expected 0 or more")
+    return plan
+
+
+@dataclass(frozen=True)
+class Driven:
+    """A model with synergies, and where they came from."""
+
+    model: NmsModel
+    start: NmsParams
+    tracked: np.ndarray | None
+    synergies: Synergies | None
+
+
+def drive(
+    plan: SynergyPlan, model: NmsModel, start: NmsParams, windows: Sequence[Segment], passive: Sequence[str]
+) -> Driven:
+    """Extract synergies from the training windows' envelopes and let them drive the muscles of the plan.
+
+    Args:
+        plan: of the study.
+        model: EMG-driven.
+        start: its parameters.
+        windows: training windows of that model; nothing else is looked at.
+        passive: muscles that are to stay without excitation.
+
+    Raises:
+        InputError: see ``extract`` and ``add_synergies``.
+    """
+    if plan.mode == "emg_driven":
+        return Driven(model, start, None, None)
+    with at(plan.where):
+        muscles = plan.muscles or tuple(m for m in model.passive_muscles if m not in passive)
+        found = extract(
+            [np.asarray(w.replay.excitations) for w in windows],
+            model.channels,
+            number=plan.number,
+            method=plan.method,  # type: ignore[arg-type]
+            total_vaf=plan.total_vaf,
+            channel_vaf=plan.channel_vaf,
+            restarts=plan.restarts,
+            seed=plan.seed,
+        )
+        options: dict[str, Any] = {"residuals": plan.residuals, "only": plan.mode == "synergy_only"}
+        model, start, tracked = add_synergies(model, start, found.basis, muscles=muscles, weight=plan.weight, **options)
+    return Driven(model, start, tracked, found)
