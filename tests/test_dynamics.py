@@ -31,6 +31,8 @@ from nms_gym.recording.osim_model import (
     TransformAxis,
     body_fixed_xyz,
 )
+from nms_gym.skeleton.components import ZERO as NOTHING
+from nms_gym.skeleton.components import join, split
 from nms_gym.skeleton.dynamics import (
     BaseMotion,
     ExternalForces,
@@ -510,7 +512,11 @@ def both_ways(function, arguments, way, steps=(1e-4, 2e-4)):
     return forward, reverse, (4 * near - far) / 3, gradient
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+# Forward dynamics, whose derivative goes through inverse dynamics', stays among the quick ones.
+SLOW = ("inverse_dynamics", "mass_matrix")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in FUNCTIONS])
 def test_derivatives_are_those_of_finite_differences(walker, name):
     """In every argument and every number of the skeleton; then, in the arguments, on a knot of the patella's splines.
 
@@ -574,6 +580,26 @@ def test_batches_differentiate_like_their_rows(arm):
     by_row, found = jax.vmap(gradient, in_axes=(None, 0, 0, 0))(mass, q, qd, torque)
     np.testing.assert_allclose(rows, found, rtol=1e-10)
     np.testing.assert_allclose(masses, jnp.sum(by_row, axis=0), rtol=1e-10)
+
+
+def test_split_and_join_are_each_others_transposes():
+    x = jnp.arange(12.0).reshape(2, 6)
+    for i, part in enumerate(split(x)):
+        np.testing.assert_array_equal(part, x[:, i])
+    np.testing.assert_array_equal(join([x[:, 0], NOTHING, 2.0], (2,), x.dtype), [[0, 0, 2], [6, 0, 2]])
+    np.testing.assert_array_equal(join([NOTHING], (2,), x.dtype), np.zeros((2, 1)))
+
+    def some(x):
+        a, b, *_, last = split(x)
+        return join([a * b, NOTHING, last**2, 3.0], a.shape, a.dtype)
+
+    def plain(x):
+        zero = 0 * x[..., 0]
+        return jnp.stack([x[..., 0] * x[..., 1], zero, x[..., -1] ** 2, zero + 3.0], axis=-1)
+
+    for function in (jax.jacfwd, jax.jacrev, jax.hessian):
+        np.testing.assert_array_equal(function(some)(x[1]), function(plain)(x[1]))
+        np.testing.assert_array_equal(jax.jit(jax.vmap(function(some), in_axes=1))(x.T), jax.vmap(function(plain))(x))
 
 
 @pytest.mark.parametrize(

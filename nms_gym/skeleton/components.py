@@ -4,10 +4,10 @@ Multibody recursions on small trees are a few hundred scalar operations. Written
 over the batch, which XLA fuses into loops, and a component that the structure makes zero (the out-of-plane ones of a
 planar chain) is never computed: ``ZERO`` disappears while the program is traced. Formulas stay the textbook's.
 
-Arrays enter and leave by ``split`` and ``join``, written so that XLA's CPU backend keeps such a program, its derivative
-included, in a few loops: stacking components by concatenation, or differentiating plain indexing (which pads), gives
-every component its own index map, and the loop emitter of jaxlib 0.10 then evaluates shared terms again for each use,
-exponentially often in the length of the chain. Sums of masked components have one index map.
+Arrays enter and leave by ``split`` and ``join``, each other's transposes. They are primitives so that neither a result
+nor a derivative is stacked by concatenation or padding: that gives every component its own index map, and the loop
+emitter of XLA's CPU backend (jaxlib 0.10) then evaluates shared terms anew for each use, exponentially often in the
+length of a chain. ``join`` is compiled into a sum of masked components, which have one index map.
 
 A vector is ``(x, y, z)``. A symmetric matrix is ``(diagonal, off)`` with ``off[k]`` the entry of the other two indices:
 ``off = (yz, xz, xy)``. A rotation (3, 3) of ``None`` is the identity.
@@ -21,6 +21,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 
 class _Zero:
@@ -55,31 +58,81 @@ Symmetric = tuple[Vector, Vector]
 Rotation = tuple[Vector, Vector, Vector] | None
 
 
-@jax.custom_jvp
+_split = Primitive("split_components")
+_split.multiple_results = True
+_join = Primitive("join_components")
+
+
 def split(array: jax.Array) -> tuple[jax.Array, ...]:
     """The n components (...) of an array (..., n)."""
-    return tuple(array[..., i] for i in range(array.shape[-1]))
-
-
-@split.defjvp
-def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-    # The same numbers as indexing the tangent, but the transpose multiplies by a mask where indexing would pad.
-    (array,), (tangent,) = primals, tangents
-    return split(array), tuple(jnp.sum(tangent * mask, axis=-1) for mask in _masks(array.ndim, array))
+    return tuple(_split.bind(array))
 
 
 def join(components: Sequence[Any], shape: tuple[int, ...], dtype: Any) -> jax.Array:
     """Array (*shape, n) of n components, zeros included."""
-    joined = jnp.zeros((*shape, len(components)), dtype)
-    for component, mask in zip(components, _masks(len(shape) + 1, joined), strict=True):
-        if component is not ZERO:
-            joined = joined + jnp.broadcast_to(component, shape)[..., None] * mask
+    places = tuple(i for i, component in enumerate(components) if component is not ZERO)
+    if not places:
+        return jnp.zeros((*shape, len(components)), dtype)
+    filled = [jnp.broadcast_to(jnp.asarray(components[i], dtype), shape) for i in places]
+    return _join.bind(*filled, places=places, size=len(components))
+
+
+@_split.def_impl
+def _(array: jax.Array) -> list[jax.Array]:
+    return [array[..., i] for i in range(array.shape[-1])]
+
+
+@_join.def_impl
+def _(*components: jax.Array, places: tuple[int, ...], size: int) -> jax.Array:
+    joined = jnp.zeros((*components[0].shape, size), components[0].dtype)
+    for component, place in zip(components, places, strict=True):
+        mask = np.arange(size) == place
+        joined = joined + component[..., None] * mask.reshape((1,) * component.ndim + (size,)).astype(joined.dtype)
     return joined
 
 
-def _masks(ndim: int, like: jax.Array) -> list[jax.Array]:
-    n = like.shape[-1]
-    return [jnp.asarray(np.eye(n)[i].reshape((1,) * (ndim - 1) + (n,)), like.dtype) for i in range(n)]
+@_split.def_abstract_eval
+def _(array: Any) -> list[ShapedArray]:
+    return [ShapedArray(array.shape[:-1], array.dtype)] * array.shape[-1]
+
+
+@_join.def_abstract_eval
+def _(*components: Any, places: tuple[int, ...], size: int) -> ShapedArray:
+    return ShapedArray((*components[0].shape, size), components[0].dtype)
+
+
+def _split_transpose(cotangents: Sequence[Any], array: Any) -> list[Any]:
+    aval = array.aval
+    parts = [ZERO if type(part) is ad.Zero else part for part in cotangents]
+    return [join(parts, aval.shape[:-1], aval.dtype)]
+
+
+def _join_transpose(cotangent: Any, *components: Any, places: tuple[int, ...], size: int) -> list[Any]:
+    parts = split(ad.instantiate_zeros(cotangent))
+    return [parts[place] for place in places]
+
+
+def _split_batched(arguments: Sequence[Any], axes: Sequence[Any]) -> tuple[list[Any], list[int]]:
+    parts = split(jnp.moveaxis(arguments[0], axes[0], 0))
+    return list(parts), [0] * len(parts)
+
+
+def _join_batched(arguments: Sequence[Any], axes: Sequence[Any], *, places: Any, size: int) -> tuple[Any, int]:
+    mapped = [
+        None if axis is batching.not_mapped else jnp.moveaxis(a, axis, 0)
+        for a, axis in zip(arguments, axes, strict=True)
+    ]
+    shape = next(a.shape for a in mapped if a is not None)
+    filled = [jnp.broadcast_to(a, shape) if m is None else m for a, m in zip(arguments, mapped, strict=True)]
+    return _join.bind(*filled, places=places, size=size), 0
+
+
+ad.deflinear2(_split, _split_transpose)
+ad.deflinear2(_join, _join_transpose)
+batching.primitive_batchers[_split] = _split_batched
+batching.primitive_batchers[_join] = _join_batched
+mlir.register_lowering(_split, mlir.lower_fun(_split.impl, multiple_results=True))
+mlir.register_lowering(_join, mlir.lower_fun(_join.impl, multiple_results=False))
 
 
 def vector(array: Any) -> Vector:
