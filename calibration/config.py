@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from calibration.fit import SOLVERS
+from calibration.passive import passive_segments, read_passive
 from calibration.problem import DEFAULT_FREE, DEFAULT_KINDS, Free, Penalties, Problem
 from calibration.study_keys import Folder, Keys, at, from_table, names_of, numbers, read_toml, require_file_name
 from calibration.study_model import make_start, read_parameters
 from calibration.study_recordings import TrialReader, Window, cut_windows, make_envelopes, read_recipe
-from calibration.study_synergies import SynergyPlan, drive, read_plan
+from calibration.study_synergies import SynergyPlan, drive, expected, read_plan
 from calibration.synergies import Synergies
 from nms_gym.errors import InputError, listed, near
 from nms_gym.excitation.channels import ChannelMap
@@ -54,6 +55,8 @@ class Study:
     emg_normalisation: Mapping[str, float]
     skeleton: Multibody | None
     sources: Mapping[str, str]
+    passive: tuple[Segment, ...] = ()
+    """motions of relaxed muscles"""
     tracked: np.ndarray | None = None
     """(M, C) channels whose EMG is followed, not obeyed (mode synergy_only)"""
     synergies: Synergies | None = None
@@ -67,7 +70,14 @@ class Study:
         """
         with at(f"study {self.name!r}"):
             return Problem(
-                self.model, self.start, self.train, self.free, self.groups, self.penalties, tracked=self.tracked
+                self.model,
+                self.start,
+                self.train,
+                self.free,
+                self.groups,
+                self.penalties,
+                tracked=self.tracked,
+                passive=self.passive,
             )
 
 
@@ -110,9 +120,11 @@ def read_study(
     penalties = from_table(Penalties, keys.table("penalties", {}))
     options = _solver(keys.table("solver", {}))
     model_keys, start_keys, trial_tables = keys.table("model"), keys.table("start", {}), keys.take("trials", list)
+    passive_tables = keys.take("passive", list, [])
     keys.finish()
     if not trial_tables:
         raise InputError(f"{file}: no [[trials]]; at least one recording is needed")
+    passive = [read_passive(f"{file} [[passive]] {i + 1}", t, folder) for i, t in enumerate(passive_tables)]
     readers = [TrialReader(f"{file} [[trials]] {i + 1}", t, folder) for i, t in enumerate(trial_tables)]
     for i, reader in enumerate(readers):
         if reader.name in [r.name for r in readers[:i]]:
@@ -137,15 +149,16 @@ def read_study(
         )
 
     driven = drive(plan, model, start, segments(model, train) if plan.mode != "emg_driven" else (), files.passive)
-    model = driven.model
+    model, training = driven.model, segments(driven.model, train)
+    start, free = expected(plan, driven, training, free)
 
     return Study(
         name=name,
         output=output,
         model=model,
-        start=driven.start,
+        start=start,
         trials=trials,
-        train=segments(model, train),
+        train=training,
         held_out={label: segments(model, windows) for label, windows in held_out.items()},
         free=free,
         groups=groups,
@@ -153,6 +166,7 @@ def read_study(
         fit_options=options,
         emg_normalisation=references,
         skeleton=files.skeleton,
+        passive=tuple(s for p in passive for s in passive_segments(p, model, coordinates)),
         tracked=driven.tracked,
         synergies=driven.synergies,
         sources=_sources(trials.values()),

@@ -185,13 +185,13 @@ class Problem:
                 raise InputError(
                     f"{s.name} has moments of {listed(s.coordinates)}, {first.name} of others; use the same"
                 )
+        for s in self.segments:
+            assert s.measured is not None
             if abs(float(s.replay.dt) - float(first.replay.dt)) > 1e-9:
                 raise InputError(
                     f"{s.name} has a step of {float(s.replay.dt):g} s, {first.name} {float(first.replay.dt):g} s; "
                     "give all trials one dt"
                 )
-        for s in self.segments:
-            assert s.measured is not None
             for k, c in enumerate(s.coordinates):
                 if float(np.std(s.measured[s.scored, k])) < 1e-9:
                     raise InputError(f"{s.name}: the measured moment of {c!r} is constant; leave that coordinate out")

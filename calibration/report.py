@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from calibration.analysis import LEVEL, Analysis
 from calibration.fit import CalibrationResult
+from calibration.report_analysis import analysis_tables, band_pictures, synergy_table
 from calibration.report_evidence import Evidence, Fitted, collect
 from calibration.report_figures import Picture, draw
 from calibration.report_names import KIND_NAMES, KIND_UNITS, joint_name, number, percent, plural, share, significant
@@ -34,8 +36,9 @@ from calibration.report_verdict import (
     next_steps,
     undriven_shares,
 )
+from calibration.synergies import Synergies
 from nms_gym.errors import InputError
-from nms_gym.model import CHANNEL_PARAMETERS, PARAMETER_KINDS
+from nms_gym.model import CHANNEL_PARAMETERS, PARAMETER_KINDS, NmsModel
 from nms_gym.recording.storage import atomic_path
 from nms_gym.replay import Segment
 from nms_gym.subject import Subject
@@ -52,6 +55,8 @@ def write_report(
     held_out: Mapping[str, Sequence[Segment]],
     result: CalibrationResult | None = None,
     notes: Sequence[str] = (),
+    analysis: Analysis | None = None,
+    synergies: Synergies | None = None,
 ) -> Path:
     """Write ``report.html`` and ``figures/*.png`` into ``folder``, which is made when missing.
 
@@ -64,6 +69,8 @@ def write_report(
         result: of the fit; adds the solver's status, convergence, and bounds and priors. Without it, bounds and priors
             are the subject's own, taken as values in each kind's unit.
         notes: sentences to show in the provenance.
+        analysis: of the fit; adds bands, intervals, what the data determine, and the cost by block.
+        synergies: that were extracted for the subject; adds how much they explain.
 
     Returns:
         Path of the HTML file.
@@ -77,7 +84,8 @@ def write_report(
         raise InputError(f"{target}: the report needs a folder, this is a file; give another name")
     evidence = collect(subject, train, held_out, result)
     pictures = draw(evidence)
-    page = _page(evidence, pictures, notes)
+    pictures["uncertainty"] = [] if analysis is None else band_pictures(analysis)
+    page = _page(evidence, pictures, notes, analysis, synergies)
     figures = target / "figures"
     try:
         figures.mkdir(parents=True, exist_ok=True)
@@ -124,7 +132,13 @@ def _plain(value: Any) -> Any:
 # --- the page -----------------------------------------------------------
 
 
-def _page(evidence: Evidence, pictures: Mapping[str, Sequence[Picture]], notes: Sequence[str]) -> str:
+def _page(
+    evidence: Evidence,
+    pictures: Mapping[str, Sequence[Picture]],
+    notes: Sequence[str],
+    analysis: Analysis | None,
+    synergies: Synergies | None,
+) -> str:
     import jinja2
 
     verdict, findings = judge(evidence)
@@ -170,6 +184,9 @@ def _page(evidence: Evidence, pictures: Mapping[str, Sequence[Picture]], notes: 
         versions=_versions(),
         calibration={str(k): _readable(v) for k, v in evidence.subject.calibration.items()},
         notes=list(notes),
+        analysis=None if analysis is None else analysis_tables(analysis),
+        level=percent(LEVEL),
+        synergies=synergy_table(evidence.model, evidence.subject.params, synergies),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
@@ -313,6 +330,7 @@ def _muscle_table(evidence: Evidence) -> list[dict[str, Any]]:
     rows = []
     for i, m in enumerate(model.muscles):
         channels = [model.channels[c] for c in np.flatnonzero(weights[i])]
+        channels += ["synergies"] * (m in model.synergy_muscles)
         rows.append(
             {
                 "muscle": m,
@@ -337,13 +355,19 @@ def _channel_table(evidence: Evidence) -> list[dict[str, str]]:
     return [
         {
             "channel": name,
-            "muscles": ", ".join(model.muscles[i] for i in np.flatnonzero(weights[:, c])) or "none",
+            "muscles": ", ".join(model.muscles[i] for i in np.flatnonzero(weights[:, c]))
+            or ("synergies" if name not in model.commands else ", ".join(_followers(model, name))),
             "gain": number(float(np.asarray(params.emg_gain)[c])),
             "delay": number(1000 * float(np.asarray(params.electromechanical_delay)[c]), 0),
             "reference": significant(evidence.subject.emg_normalisation.get(name)),
         }
         for c, name in enumerate(model.channels)
     ]
+
+
+def _followers(model: NmsModel, command: str) -> list[str]:
+    """Muscles that a command drives."""
+    return [m for m, c in model.synergy_pairs if c == command]
 
 
 def _fitted_row(f: Fitted) -> dict[str, Any]:
@@ -378,7 +402,7 @@ def _signed(value: float) -> str:
 def _all_parameters(evidence: Evidence) -> dict[str, Any]:
     """Every muscle parameter in use; those that the fit moved are marked."""
     model, params = evidence.model, evidence.subject.params
-    kinds = [k for k in PARAMETER_KINDS if k not in CHANNEL_PARAMETERS]
+    kinds = [k for k in PARAMETER_KINDS if k not in (*CHANNEL_PARAMETERS, "synergy_weight")]
     moved = {(f.kind, m) for f in evidence.fitted for m in f.members}
     return {
         "head": [{"name": KIND_NAMES[k], "unit": KIND_UNITS.get(k, "")} for k in kinds],

@@ -70,7 +70,7 @@ class Picture:
 
 
 @contextmanager
-def _drawing() -> Iterator[None]:
+def drawing() -> Iterator[None]:
     """Our style over matplotlib's own defaults, whatever the user's matplotlibrc says; put back afterwards."""
     import matplotlib
 
@@ -83,7 +83,7 @@ def _drawing() -> Iterator[None]:
 
 def draw(evidence: Evidence) -> dict[str, list[Picture]]:
     """All figures by section of the report."""
-    with _drawing():
+    with drawing():
         pictures = {
             "moments": [*_mean_moments(evidence), *_moment_series(evidence)],
             "excitations": _excitations(evidence),
@@ -97,7 +97,8 @@ def draw(evidence: Evidence) -> dict[str, list[Picture]]:
 # --- shared -------------------------------------------------------------
 
 
-def _figure(height: float, width: float = WIDTH, constrained: bool = True) -> Figure:
+def new_figure(height: float, width: float = WIDTH, constrained: bool = True) -> Figure:
+    """An empty figure, inches, that nothing but ``png`` draws."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -106,7 +107,8 @@ def _figure(height: float, width: float = WIDTH, constrained: bool = True) -> Fi
     return figure
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """A figure as a small PNG."""
     from PIL import Image
 
     canvas = figure.canvas
@@ -118,7 +120,7 @@ def _png(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-def _text(name: str, width: int = 40) -> str:
+def short(name: str, width: int = 40) -> str:
     """A name as matplotlib should print it: never as a formula, never longer than there is room for."""
     name = name if len(name) <= width else name[: width - 1] + "…"
     return name.replace("$", r"\$")
@@ -167,7 +169,7 @@ def _moment_legend(figure: Figure, evidence: Evidence, measured: bool, band: boo
 
 
 def _set_title(windows: WindowSet, width: int = 40) -> str:
-    return f"HELD OUT · {_text(windows.label, width)}" if windows.held_out else _text(windows.label, width).capitalize()
+    return f"HELD OUT · {short(windows.label, width)}" if windows.held_out else short(windows.label, width).capitalize()
 
 
 def _set_color(windows: WindowSet) -> str:
@@ -189,7 +191,7 @@ def _mean_moments(evidence: Evidence) -> list[Picture]:
     if not sets:
         return []
     joints = evidence.coordinates
-    figure = _figure(0.6 + 1.95 * len(joints), width=WIDTH if len(sets) > 1 else 6.5)
+    figure = new_figure(0.6 + 1.95 * len(joints), width=WIDTH if len(sets) > 1 else 6.5)
     axes = figure.subplots(len(joints), len(sets), squeeze=False, sharex=True, sharey="row")
     measured = False
     for column, windows in enumerate(sets):
@@ -215,7 +217,7 @@ def _mean_moments(evidence: Evidence) -> list[Picture]:
             _few_ticks(ax)
             _corner_r2(ax, evidence, windows, c)
     for row, c in enumerate(joints):
-        axes[row, 0].set_ylabel(f"{_text(joint_name(c), 24)}\nmoment (N·m)")
+        axes[row, 0].set_ylabel(f"{short(joint_name(c), 24)}\nmoment (N·m)")
         bottom, top = axes[row, 0].get_ylim()
         axes[row, 0].set_ylim(bottom, top + 0.13 * (top - bottom))  # room for R² above the curves
     for ax in axes[-1]:
@@ -229,7 +231,7 @@ def _mean_moments(evidence: Evidence) -> list[Picture]:
             "Every window stretched to 0–100 % of its duration; line: mean, band: ± 1 SD over the windows of the set. "
             f"Numbers: R² of the {'calibrated' if evidence.calibrated else 'predicted'} moments over all samples of "
             f"the set. Moments are positive along the coordinate.{left}",
-            _png(figure),
+            png(figure),
         )
     ]
 
@@ -269,11 +271,11 @@ def _moment_series(evidence: Evidence) -> list[Picture]:
     for i, windows in enumerate(sets):
         runs = _chosen(windows.runs, MAX_WINDOWS)
         joints = [c for c in evidence.coordinates if any(c in r.coordinates for r in windows.runs)]
-        figure = _figure(0.75 + 1.75 * len(joints))
+        figure = new_figure(0.75 + 1.75 * len(joints))
         axes = figure.subplots(len(joints), len(runs), squeeze=False, sharey="row", sharex="col")
         for column, run in enumerate(runs):
             axes[0, column].set_title(
-                _text(run.name, max(22, 90 // len(runs))), fontsize=7.5, color=_set_color(windows)
+                short(run.name, max(22, 90 // len(runs))), fontsize=7.5, color=_set_color(windows)
             )
             for row, c in enumerate(joints):
                 ax = axes[row, column]
@@ -296,7 +298,7 @@ def _moment_series(evidence: Evidence) -> list[Picture]:
                 _few_ticks(ax, x=4 if len(runs) > 2 else 10, prune="both" if len(runs) > 1 else None)
                 ax.set_xlim(run.time[0], run.time[-1])
         for row, c in enumerate(joints):
-            axes[row, 0].set_ylabel(f"{_text(joint_name(c), 24)}\nmoment (N·m)")
+            axes[row, 0].set_ylabel(f"{short(joint_name(c), 24)}\nmoment (N·m)")
         for ax in axes[-1]:
             ax.set_xlabel("time (s)")
         _moment_legend(figure, evidence, any(r.measured is not None for r in runs), band=False)
@@ -308,7 +310,7 @@ def _moment_series(evidence: Evidence) -> list[Picture]:
                 f"moments_held_out_{i + held_out_first}" if windows.held_out else "moments_training",
                 f"Moments over time: {'held-out set “' + windows.label + '”' if windows.held_out else windows.label}",
                 f"Time of the recording; the lead-in is not drawn.{note}{left if i == len(sets) - 1 else ''}",
-                _png(figure),
+                png(figure),
             )
         )
     return pictures
@@ -318,15 +320,18 @@ def _moment_series(evidence: Evidence) -> list[Picture]:
 
 
 def _by_channel(evidence: Evidence) -> list[tuple[int, str]]:
-    """Driven muscles with the channel that drives each most, channel by channel."""
+    """Driven muscles with what drives each, channel by channel; those that only synergies drive come last."""
     model = evidence.model
     weights = np.asarray(model.channel_weights)
-    driven = [i for i in range(len(model.muscles)) if np.any(weights[i] != 0)]
-    main = {i: int(np.argmax(np.abs(weights[i]))) for i in driven}
+    driven = [i for i, m in enumerate(model.muscles) if m not in model.passive_muscles]
+    main = {i: int(np.argmax(np.abs(weights[i]))) if np.any(weights[i]) else len(weights[i]) for i in driven}
     labels = {}
     for i in driven:
-        others = np.flatnonzero(weights[i])
-        labels[i] = " + ".join(model.channels[c] for c in others)
+        sources = [model.channels[c] for c in np.flatnonzero(weights[i])]
+        labels[i] = " + ".join(
+            (f"EMG {' + '.join(sources)}",) * bool(sources)
+            + ("synergies",) * (model.muscles[i] in model.synergy_muscles)
+        )
     order = sorted(driven, key=lambda i: (main[i], len(np.flatnonzero(weights[i])), i))
     return [(i, labels[i]) for i in order]
 
@@ -338,7 +343,7 @@ def _excitations(evidence: Evidence) -> list[Picture]:
     windows = evidence.sets[0]
     columns = 4 if len(muscles) <= 12 else 6
     rows = math.ceil(len(muscles) / columns)
-    figure = _figure(0.7 + 1.3 * rows)
+    figure = new_figure(0.7 + 1.3 * rows)
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     first = windows.runs[len(windows.runs) // 2]
     tints = {label: ("#ffffff", "#f4f7fa")[n % 2] for n, label in enumerate(dict.fromkeys(x for _, x in muscles))}
@@ -360,10 +365,8 @@ def _excitations(evidence: Evidence) -> list[Picture]:
             curves = [_normalised(r.time, np.asarray(r.after.excitation)[:, i : i + 1])[:, 0] for r in other.runs]
             x = np.linspace(0, 100, POINTS)
             ax.plot(x, np.mean(curves, axis=0), color=HELD_OUT, linewidth=1.0, linestyle=style)
-        ax.set_title(_text(evidence.model.muscles[i], 22), fontsize=small + 0.5, fontweight="bold", loc="left", pad=13)
-        ax.text(
-            0, 1.05, f"EMG {_text(label, 30)}", transform=ax.transAxes, fontsize=small - 1, color="#6a727b", va="bottom"
-        )
+        ax.set_title(short(evidence.model.muscles[i], 22), fontsize=small + 0.5, fontweight="bold", loc="left", pad=13)
+        ax.text(0, 1.05, short(label, 34), transform=ax.transAxes, fontsize=small - 1, color="#6a727b", va="bottom")
         ax.set_ylim(0, 1)
         ax.set_yticks([0, 0.5, 1])
     for ax in axes.flat[len(muscles) :]:
@@ -383,7 +386,7 @@ def _excitations(evidence: Evidence) -> list[Picture]:
         Line2D([], [], color=AFTER, label="activation"),
     ]
     for other, style in zip(held_out, SET_STYLES, strict=False):
-        label = f"mean excitation held out: {_text(other.label, 22)}"
+        label = f"mean excitation held out: {short(other.label, 22)}"
         handles.append(Line2D([], [], color=HELD_OUT, linewidth=1.0, linestyle=style, label=label))
     figure.legend(handles=handles, loc="outside upper center", ncols=4 if len(handles) < 5 else 3)
     of = f"the windows of “{windows.label}”" if windows.held_out else "the training windows"
@@ -396,7 +399,7 @@ def _excitations(evidence: Evidence) -> list[Picture]:
             "excitations",
             "Excitation and activation of the driven muscles",
             f"{what} Muscles that share a channel stand side by side on one background.",
-            _png(figure),
+            png(figure),
         )
     ]
 
@@ -418,7 +421,7 @@ def _fibers(evidence: Evidence) -> list[Picture]:
     before = evidence.pooled("fiber_length", after=False) if evidence.calibrated else None
     passive = set(model.passive_muscles)
     body = 0.19 * count + 0.4
-    figure = _figure(body + 1.9, width=WIDTH if elastic else 8.0)
+    figure = new_figure(body + 1.9, width=WIDTH if elastic else 8.0)
     grid = figure.add_gridspec(
         2, 2 if elastic else 1, height_ratios=[1.1, body], width_ratios=[2.1, 1] if elastic else None
     )
@@ -446,7 +449,7 @@ def _fibers(evidence: Evidence) -> list[Picture]:
     bars.hlines(y, length.min(axis=0), length.max(axis=0), color=colors, linewidth=1.4)
     bars.hlines(y, *np.quantile(length, [0.25, 0.75], axis=0), color=colors, linewidth=5)
     bars.scatter(np.median(length, axis=0), y, s=16, color="white", edgecolors=colors, linewidths=1.2, zorder=3)
-    bars.set_yticks(y, [_text(m, 22) + (" (passive)" if m in passive else "") for m in model.muscles], fontsize=8)
+    bars.set_yticks(y, [short(m, 22) + (" (passive)" if m in passive else "") for m in model.muscles], fontsize=8)
     bars.set_xlabel("fiber length / optimal fiber length")
     for ax in (curve, bars):
         ax.set_xlim(*limits)
@@ -478,7 +481,7 @@ def _fibers(evidence: Evidence) -> list[Picture]:
         caption += "The tendon is rigid, so there is no tendon strain to show."
     return [
         Picture(
-            "fibers", "Working range of the fibers" + (" and tendon strain" if elastic else ""), caption, _png(figure)
+            "fibers", "Working range of the fibers" + (" and tendon strain" if elastic else ""), caption, png(figure)
         )
     ]
 
@@ -518,7 +521,7 @@ def _parameters(evidence: Evidence) -> list[Picture]:
         heights[column] += HEAD + ROW * len(rows) + FOOT
     legend = 0.3
     total = legend + max(heights)
-    figure = _figure(total, constrained=False)
+    figure = new_figure(total, constrained=False)
     width = WIDTH / COLUMNS
     for kind, column, top in places:
         rows = panels[kind]
@@ -535,7 +538,7 @@ def _parameters(evidence: Evidence) -> list[Picture]:
             "Light bar: allowed range; dark bar: prior ± 1 sd around the start (vertical line); dot: calibrated value, "
             "orange at a bound; small circles: where the other starts of the solver ended (far apart: the data do not "
             f"pin the value down). Ratios are on a logarithmic axis. Not fitted: {plural(fixed, 'kind')} of parameter.",
-            _png(figure),
+            png(figure),
         )
     ]
 
@@ -578,7 +581,7 @@ def _forest(ax: Axes, kind: str, rows: list[Fitted]) -> None:
         ax.plot(
             [f.position], [y], "D" if f.at_bound else "o", markersize=5, color=FLAG if f.at_bound else AFTER, zorder=5
         )
-    ax.set_yticks(range(len(rows)), [_text(f.label, 18) for f in rows], fontsize=7.5)
+    ax.set_yticks(range(len(rows)), [short(f.label, 18) for f in rows], fontsize=7.5)
     for label, f in zip(ax.get_yticklabels(), rows, strict=True):
         label.set_color(FLAG if f.at_bound else "#1a1a1a")
     ax.set_ylim(len(rows) - 0.5, -0.5)
@@ -632,7 +635,7 @@ def _convergence(evidence: Evidence) -> list[Picture]:
     history = np.where(np.isfinite(result.history), result.history, np.nan)
     costs = np.asarray(result.costs, float)
     winner = int(np.argmin(np.where(np.isfinite(costs), costs, np.inf)))
-    figure = _figure(2.9)
+    figure = new_figure(2.9)
     left, right = figure.subplots(1, 2, width_ratios=[2, 1])
     for i in range(history.shape[1]):
         if i != winner:
@@ -667,6 +670,6 @@ def _convergence(evidence: Evidence) -> list[Picture]:
             "The cost is half a sum of squares in standard deviations: moment errors, fibers and tendons out of range, "
             "and distance from the prior. The first start is the uncalibrated person, the others are drawn from "
             "the prior.",
-            _png(figure),
+            png(figure),
         )
     ]

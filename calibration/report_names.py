@@ -22,6 +22,7 @@ KIND_NAMES: dict[str, str] = {
     "shape_factor": "EMG shape factor A",
     "emg_gain": "EMG gain",
     "electromechanical_delay": "Electromechanical delay",
+    "synergy_weight": "Synergy weight",
 }
 
 KIND_UNITS: dict[str, str] = {

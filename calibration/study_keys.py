@@ -149,7 +149,9 @@ def from_table(cls: Any, keys: Keys, skip: tuple[str, ...] = ()) -> Any:
         if isinstance(f.default, tuple):
             values[f.name] = numbers(keys, f.name, f.default)
         else:
-            values[f.name] = keys.take(f.name, type(f.default), f.default)
+            # An option that is off by default is a number when given.
+            kind = float if f.default is None else type(f.default)
+            values[f.name] = keys.take(f.name, kind, f.default)
     keys.finish()
     with at(keys.where):
         return cls(**values)

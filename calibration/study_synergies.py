@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from calibration.missing import with_prior
+from calibration.problem import DEFAULT_FREE, Free
 from calibration.study_keys import Keys, at
 from calibration.synergies import CHANNEL_VAF, TOTAL_VAF, Synergies, add_synergies, extract
 from nms_gym.errors import InputError
 from nms_gym.model import NmsModel, NmsParams
 from nms_gym.replay import Segment
 
+# What weights of muscles without a channel are expected to be: all alike, or as ``calibration.missing`` works out.
+PRIORS = ("flat", "expected")
 MODES = ("emg_driven", "synergy_hybrid", "synergy_only")
 
 
@@ -33,6 +37,10 @@ class SynergyPlan:
     """that synergies drive; all without a channel that are not named passive when empty"""
     residuals: bool = False
     weight: float = 0.1
+    """that every synthesised muscle starts from, per command, where the prior is flat"""
+    prior: str = "flat"
+    gait: bool = False
+    """whether published timing of muscles in gait may be part of what is expected"""
 
 
 def read_plan(keys: Keys) -> SynergyPlan:
@@ -49,10 +57,14 @@ def read_plan(keys: Keys) -> SynergyPlan:
         muscles=keys.names("muscles", None),
         residuals=keys.take("residuals", bool, False),
         weight=keys.take("weight", float, 0.1),
+        prior=keys.take("prior", str, "flat"),
+        gait=keys.take("gait", bool, False),
     )
     keys.finish()
     if plan.mode not in MODES:
         raise InputError(f"{keys.where}: mode is {plan.mode!r}; use one of {', '.join(map(repr, MODES))}")
+    if plan.prior not in PRIORS:
+        raise InputError(f"{keys.where}: prior is {plan.prior!r}; use one of {', '.join(map(repr, PRIORS))}")
     for name, low, high in (("total_vaf", 0.0, 1.0), ("channel_vaf", 0.0, 1.0), ("weight", 0.0, 1.0)):
         if not low <= getattr(plan, name) <= high:
             raise InputError(f"{keys.where}: {name} is {getattr(plan, name):g}; expected {low:g} to {high:g}")
@@ -103,3 +115,19 @@ def drive(
         options: dict[str, Any] = {"residuals": plan.residuals, "only": plan.mode == "synergy_only"}
         model, start, tracked = add_synergies(model, start, found.basis, muscles=muscles, weight=plan.weight, **options)
     return Driven(model, start, tracked, found)
+
+
+def expected(
+    plan: SynergyPlan, driven: Driven, windows: Sequence[Segment], free: tuple[Free, ...]
+) -> tuple[NmsParams, tuple[Free, ...]]:
+    """Start and freedom with the prior of the plan: unchanged where it is flat.
+
+    Raises:
+        InputError: see ``missing.with_prior``.
+    """
+    if plan.prior == "flat" or driven.synergies is None:
+        return driven.start, free
+    with at(plan.where):
+        weights = next((f for f in free if f.kind == "synergy_weight"), DEFAULT_FREE["synergy_weight"])
+        start, weights, _ = with_prior(driven.model, driven.start, windows, gait=plan.gait, free=weights)
+    return start, tuple(weights if f.kind == "synergy_weight" else f for f in free)

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from calibration.analysis import Analysis, analyse
 from calibration.config import Say, Study, require_file_name
 from calibration.fit import CalibrationResult, Progress, Status, fit
+from calibration.posterior import Interval, save_people
 from calibration.validation import compare, predict_segment, tabulate
 from nms_gym.errors import InputError
 from nms_gym.model import NmsModel, NmsOutput, NmsParams, entries
@@ -29,15 +31,26 @@ class Outcome:
     result: CalibrationResult
     rows: Sequence[dict[str, Any]]
     """metrics, see ``validation.tabulate``; empty when not evaluated"""
+    analysis: Analysis | None = None
+    """how sure it is; None when not asked for, or interrupted"""
 
 
-def calibrate(study: Study, *, progress: Callable[[Progress], None] | None = None, evaluate: bool = True) -> Outcome:
+def calibrate(
+    study: Study,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    evaluate: bool = True,
+    posterior: int = 0,
+    say: Say = lambda _: None,
+) -> Outcome:
     """Fit a study's training windows and score training and held-out ones, before and after.
 
     Args:
         study: from ``read_study``.
         progress: see ``fit``.
         evaluate: whether to score; without it the outcome has no rows.
+        posterior: people to draw from the posterior; 0 leaves uncertainty and identifiability out.
+        say: told what is going on after the fit.
 
     Raises:
         InputError: the problem cannot be solved from this start.
@@ -50,12 +63,26 @@ def calibrate(study: Study, *, progress: Callable[[Progress], None] | None = Non
     if result.status is Status.NOT_FINITE:
         raise InputError(f"study {study.name!r}: {result.status.value}")
     rows = tabulate(study.model, study.start, result.params, study.train, study.held_out) if evaluate else []
-    return Outcome(make_subject(study, result, rows), result, rows)
+    analysis = None
+    if posterior and result.status is not Status.INTERRUPTED:
+        say("working out how sure this is")
+        analysis = analyse(study, result, samples=posterior)
+    return Outcome(make_subject(study, result, rows, analysis), result, rows, analysis)
 
 
-def make_subject(study: Study, result: CalibrationResult, rows: Sequence[dict[str, Any]]) -> Subject:
+def make_subject(
+    study: Study, result: CalibrationResult, rows: Sequence[dict[str, Any]], analysis: Analysis | None = None
+) -> Subject:
     """The calibrated person, with what a reader of the file needs to judge them."""
     bounds, prior_sd = _bounds_and_priors(study.model, study.start, result)
+    extra: dict[str, Any] = {}
+    if analysis is not None:
+        known = analysis.identifiability
+        extra = {
+            "cost_by_block": {name: list(costs) for name, costs in analysis.blocks.items()},
+            "determined_directions": known.determined,
+            "solutions": len(analysis.posterior.modes),
+        }
     return Subject(
         name=study.name,
         model=study.model,
@@ -74,13 +101,23 @@ def make_subject(study: Study, result: CalibrationResult, rows: Sequence[dict[st
             "coordinates": list(study.train[0].coordinates),
             "training_windows": [s.name for s in study.train],
             "held_out_windows": {name: [s.name for s in segments] for name, segments in study.held_out.items()},
+            **extra,
         },
+        posterior={} if analysis is None else by_kind(analysis.intervals),
         metrics=list(rows),
         sources=study.sources,
         emg_normalisation=study.emg_normalisation,
         skeleton=study.skeleton,
         synthetic=any(t.synthetic for t in study.trials.values()),
     )
+
+
+def by_kind(rows: Sequence[Interval]) -> dict[str, dict[str, dict[str, float]]]:
+    """Posterior mean, sd and interval by kind and entry, as a subject file has them."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for i in rows:
+        found.setdefault(i.kind, {})[i.name] = {"mean": i.mean, "sd": i.sd, "low": i.low, "high": i.high}
+    return found
 
 
 def _bounds_and_priors(
@@ -125,7 +162,8 @@ def make_folder(folder: Path) -> None:
 
 
 def write_results(folder: Path, study: Study, outcome: Outcome, *, report: bool = True) -> list[Path]:
-    """Write ``subject.json``, ``metrics.json``, ``trials/*.npz`` and the report; each file whole or not at all.
+    """Write ``subject.json``, ``metrics.json``, ``trials/*.npz``, ``posterior.npz`` (when drawn) and the report; each
+    file whole or not at all.
 
     Returns:
         What was written, the subject first.
@@ -142,10 +180,19 @@ def write_results(folder: Path, study: Study, outcome: Outcome, *, report: bool 
     for name, trial in study.trials.items():
         written.append(folder / "trials" / f"{name}.npz")
         trial.save(written[-1])
+    if outcome.analysis is not None:
+        written.append(folder / "posterior.npz")
+        save_people(written[-1], study.model, outcome.analysis.people)
     if report:
         written.append(
             write_report(
-                folder, subject=outcome.subject, train=study.train, held_out=study.held_out, result=outcome.result
+                folder,
+                subject=outcome.subject,
+                train=study.train,
+                held_out=study.held_out,
+                result=outcome.result,
+                analysis=outcome.analysis,
+                synergies=study.synergies,
             )
         )
     return written

@@ -142,10 +142,15 @@ def calibrate(
     ] = None,
     starts: Annotated[int | None, typer.Option(help="Solutions sought side by side; overrides the study.")] = None,
     report: Annotated[bool, typer.Option(help="Write the HTML report.")] = True,
+    posterior: Annotated[
+        int,
+        typer.Option(help="People to draw from the posterior, for bands and intervals; 0 saves the time."),
+    ] = 200,
 ) -> None:
     """Fit a person to the training windows of a study and score windows and trials that the fit never saw.
 
-    Writes subject.json, metrics.json, trials/*.npz and report.html. Ctrl-C ends the fit and keeps the best so far.
+    Writes subject.json, metrics.json, trials/*.npz, posterior.npz and report.html. Ctrl-C ends the fit and keeps the
+    best so far.
     """
     import dataclasses
 
@@ -157,11 +162,13 @@ def calibrate(
         raise InputError(f"--starts is {starts}; at least 1 is needed")
     options = {k: v for k, v in (("solver", solver), ("starts", starts)) if v is not None}
     study = dataclasses.replace(study, fit_options={**study.fit_options, **options})
-    _, written = _calibrate(study, output or study.output, report=report)
+    if posterior < 0 or posterior == 1:
+        raise InputError(f"--posterior is {posterior}; use 2 or more people, or 0 to leave it out")
+    _, written = _calibrate(study, output or study.output, report=report, posterior=posterior)
     _done(written, began)
 
 
-def _calibrate(study: Study, folder: Path, *, report: bool) -> tuple[Outcome, list[Path]]:
+def _calibrate(study: Study, folder: Path, *, report: bool, posterior: int = 0) -> tuple[Outcome, list[Path]]:
     from calibration.workflow import calibrate as run
     from calibration.workflow import require_folder, write_results
 
@@ -172,9 +179,16 @@ def _calibrate(study: Study, folder: Path, *, report: bool) -> tuple[Outcome, li
         f"calibrating {len(model.muscles)} muscles on {len(study.train)} windows of {listed(joints)} ({how}); compiling"
     )
     if model.passive_muscles:
-        console.print(f"  no channel drives {listed(model.passive_muscles, 50)}: passive", markup=False)
+        console.print(f"  nothing drives {listed(model.passive_muscles, 50)}: passive", markup=False)
+    if study.synergies is not None:
+        found = study.synergies
+        console.print(
+            f"  {len(model.commands)} synergies explain {100 * found.total_vaf:.0f} % of the envelopes ({found.rule}), "
+            f"and drive {listed(model.synergy_muscles, 50)}",
+            markup=False,
+        )
     with _progress() as update:
-        outcome = run(study, progress=update)
+        outcome = run(study, progress=update, posterior=posterior, say=_say)
     r = outcome.result
     console.print(
         f"  {r.status.value}; cost {r.start_cost:.4g} -> {r.cost:.4g}; {r.iterations} iterations; "

@@ -50,6 +50,7 @@ class Subject:
         start: parameters before calibration; None for a subject that was never calibrated.
         bounds: kind -> {entry: (low, high)} of what was free; may be incomplete.
         prior_sd: kind -> {entry: standard deviation} of what had a prior; may be incomplete.
+        posterior: kind -> {entry: {"mean", "sd", "low", "high"}} of what was free, 90 % interval; may be incomplete.
         calibration: facts for the record, plain JSON: solver, status, cost, windows, what was held out.
         metrics: rows with the keys set ("uncalibrated" or "calibrated"), split ("train" or "held-out"), segment,
             coordinate, rmse (N·m), nrmse, r2, r.
@@ -66,6 +67,7 @@ class Subject:
     start: NmsParams | None = None
     bounds: Named = field(default_factory=dict)
     prior_sd: Named = field(default_factory=dict)
+    posterior: Named = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -209,7 +211,11 @@ def _parameter_record(subject: Subject) -> dict[str, Any]:
     where = f"subject {subject.name!r}"
     values = _checked(subject.model, subject.params, where)
     starts = None if subject.start is None else _checked(subject.model, subject.start, f"{where}, start")
-    for what, named in (("bounds", subject.bounds), ("prior_sd", subject.prior_sd)):
+    for what, named in (
+        ("bounds", subject.bounds),
+        ("prior_sd", subject.prior_sd),
+        ("posterior", subject.posterior),
+    ):
         for kind, given in named.items():
             names = entries(subject.model, kind)
             strange = [name for name in given if name not in names]
@@ -227,6 +233,8 @@ def _parameter_record(subject: Subject) -> dict[str, Any]:
                 row["bounds"] = [float(low), float(high)]
             if name in subject.prior_sd.get(kind, {}):
                 row["prior_sd"] = float(subject.prior_sd[kind][name])
+            if name in subject.posterior.get(kind, {}):
+                row["posterior"] = {k: float(v) for k, v in subject.posterior[kind][name].items()}
             rows[name] = row
         record[kind] = {"unit": PARAMETER_UNITS[kind], "entries": rows}
     return record
@@ -346,6 +354,7 @@ def load_subject(path: str | os.PathLike[str]) -> Subject:
         start=_params(model, rows, "start", where) if started == {True} else None,
         bounds=_collected(rows, "bounds", where),
         prior_sd=_collected(rows, "prior_sd", where),
+        posterior=_collected(rows, "posterior", where),
         calibration=_entry(record, "calibration", dict, where),
         metrics=tuple(metrics),
         sources=_entry(record, "sources", dict, where),
@@ -516,10 +525,11 @@ def _rows(parameters: Mapping[str, Any], kind: str, names: tuple[str, ...], wher
     _require_exactly(rows, names, kind, "entry", where)
     for name in names:
         row = _entry(rows, name, dict, f"{where}: {kind}")
-        strange = [key for key in row if key not in ("value", "start", "bounds", "prior_sd")]
+        strange = [key for key in row if key not in ("value", "start", "bounds", "prior_sd", "posterior")]
         if strange or "value" not in row:
             raise InputError(
-                f"{where}: {kind} of {name!r} has {listed(row)}; expected value, and may be start, bounds and prior_sd"
+                f"{where}: {kind} of {name!r} has {listed(row)}; expected value, and may be start, bounds, "
+                "prior_sd and posterior"
             )
     return {name: rows[name] for name in names}
 
@@ -533,7 +543,7 @@ def _params(model: NmsModel, rows: Mapping[str, Mapping[str, Any]], key: str, wh
 
 
 def _collected(rows: Mapping[str, Mapping[str, Any]], key: str, where: str) -> dict[str, dict[str, Any]]:
-    """``bounds`` or ``prior_sd`` of every entry that has it, by kind."""
+    """``bounds``, ``prior_sd`` or ``posterior`` of every entry that has it, by kind."""
     found: dict[str, dict[str, Any]] = {}
     for kind, by_name in rows.items():
         for name, row in by_name.items():
@@ -548,6 +558,10 @@ def _collected(rows: Mapping[str, Mapping[str, Any]], key: str, where: str) -> d
                 if not low <= high:
                     raise InputError(f"{what} is {value!r}; low must not exceed high")
                 value = (low, high)
+            elif key == "posterior":
+                if not isinstance(value, dict) or set(value) != {"mean", "sd", "low", "high"}:
+                    raise InputError(f"{what} is {value!r:.60}; expected mean, sd, low and high")
+                value = {k: _number(v, what) for k, v in value.items()}
             else:
                 value = _number(value, what)
                 if not value > 0:

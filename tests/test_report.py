@@ -251,7 +251,7 @@ def test_without_a_result_bounds_come_from_the_subject(study, tmp_path):
 
 def test_passive_muscles_are_named(study, report):
     text = Page(report[1]).text
-    assert "Passive, because no channel drives them (1): two_joint" in text
+    assert "Passive, because nothing drives them (1): two_joint" in text
     force = np.asarray(study[0].params.max_isometric_force)
     ankle = 0.04 * force[2] / (0.04 * force[2] + 0.03 * force[1])
     assert f"Ankle (right) {100 * ankle:.0f} %" in text
