@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from calibration.study_keys import Folder, Keys, at, from_table, names_of, numbe
 from calibration.study_model import make_start, read_parameters
 from calibration.study_recordings import TrialReader, Window, cut_windows, make_envelopes, read_recipe
 from calibration.study_synergies import SynergyPlan, drive, expected, read_plan
+from calibration.study_validation import ValidationPlan, read_validation
 from calibration.synergies import Synergies
 from nms_gym.errors import InputError, listed, near
 from nms_gym.excitation.channels import ChannelMap
@@ -60,6 +61,7 @@ class Study:
     tracked: np.ndarray | None = None
     """(M, C) channels whose EMG is followed, not obeyed (mode synergy_only)"""
     synergies: Synergies | None = None
+    validation: ValidationPlan = field(default_factory=ValidationPlan)
 
     @property
     def problem(self) -> Problem:
@@ -121,6 +123,7 @@ def read_study(
     options = _solver(keys.table("solver", {}))
     model_keys, start_keys, trial_tables = keys.table("model"), keys.table("start", {}), keys.take("trials", list)
     passive_tables = keys.take("passive", list, [])
+    validation = read_validation(keys.table("validation", {}))
     keys.finish()
     if not trial_tables:
         raise InputError(f"{file}: no [[trials]]; at least one recording is needed")
@@ -169,6 +172,7 @@ def read_study(
         passive=tuple(s for p in passive for s in passive_segments(p, model, coordinates)),
         tracked=driven.tracked,
         synergies=driven.synergies,
+        validation=validation,
         sources=_sources(trials.values()),
     )
 

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from calibration.analysis import LEVEL, Analysis
+from calibration.cross_validation import CrossValidation
 from calibration.fit import CalibrationResult
-from calibration.report_analysis import analysis_tables, band_pictures, synergy_table
+from calibration.report_analysis import analysis_tables, band_pictures, synergy_table, validation_tables
 from calibration.report_evidence import Evidence, Fitted, collect
 from calibration.report_figures import Picture, draw
 from calibration.report_names import KIND_NAMES, KIND_UNITS, joint_name, number, percent, plural, share, significant
@@ -57,6 +58,7 @@ def write_report(
     notes: Sequence[str] = (),
     analysis: Analysis | None = None,
     synergies: Synergies | None = None,
+    validation: CrossValidation | None = None,
 ) -> Path:
     """Write ``report.html`` and ``figures/*.png`` into ``folder``, which is made when missing.
 
@@ -71,6 +73,7 @@ def write_report(
         notes: sentences to show in the provenance.
         analysis: of the fit; adds bands, intervals, what the data determine, and the cost by block.
         synergies: that were extracted for the subject; adds how much they explain.
+        validation: what was left out in turn; adds the errors by prior strength.
 
     Returns:
         Path of the HTML file.
@@ -85,7 +88,7 @@ def write_report(
     evidence = collect(subject, train, held_out, result)
     pictures = draw(evidence)
     pictures["uncertainty"] = [] if analysis is None else band_pictures(analysis)
-    page = _page(evidence, pictures, notes, analysis, synergies)
+    page = _page(evidence, pictures, notes, analysis, synergies, validation)
     figures = target / "figures"
     try:
         figures.mkdir(parents=True, exist_ok=True)
@@ -138,6 +141,7 @@ def _page(
     notes: Sequence[str],
     analysis: Analysis | None,
     synergies: Synergies | None,
+    validation: CrossValidation | None,
 ) -> str:
     import jinja2
 
@@ -186,6 +190,7 @@ def _page(
         notes=list(notes),
         analysis=None if analysis is None else analysis_tables(analysis),
         level=percent(LEVEL),
+        validation=None if validation is None else validation_tables(validation),
         synergies=synergy_table(evidence.model, evidence.subject.params, synergies),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from calibration.analysis import Analysis, BandSet
+from calibration.cross_validation import CrossValidation
 from calibration.report_figures import AFTER, MEASURED, Picture, drawing, new_figure, png, short
 from calibration.report_names import KIND_NAMES, KIND_UNITS, joint_name, number, percent, significant
 from calibration.synergies import Synergies
@@ -139,5 +140,33 @@ def synergy_table(model: NmsModel, params: NmsParams, found: Synergies | None) -
                 "weights": [number(float(weights[m, c])) if (m, c) in weights else "–" for c in basis.names],
             }
             for m in model.synergy_muscles
+        ],
+    }
+
+
+def validation_tables(validation: CrossValidation) -> dict[str, Any]:
+    """Errors by prior strength, and of every fold at the strength that was chosen."""
+    return {
+        "uncalibrated": percent(validation.uncalibrated),
+        "choices": [
+            {
+                "strength": significant(c.strength, 3),
+                "error": percent(c.error, 1),
+                "standard_error": percent(c.standard_error, 1),
+                "train": percent(c.train, 1),
+                "chosen": c.chosen,
+            }
+            for c in validation.choices
+        ],
+        "folds": [
+            {
+                "left_out": f.left_out,
+                "joint": joint_name(f.coordinate),
+                "train": number(f.train, 1),
+                "held_out": number(f.held_out, 1),
+                "uncalibrated": number(f.uncalibrated, 1),
+            }
+            for f in validation.folds
+            if f.strength == validation.strength
         ],
     }

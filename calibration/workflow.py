@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ import numpy as np
 
 from calibration.analysis import Analysis, analyse
 from calibration.config import Say, Study, require_file_name
+from calibration.cross_validation import CrossValidation, cross_validate, with_prior_strength
 from calibration.fit import CalibrationResult, Progress, Status, fit
 from calibration.posterior import Interval, save_people
+from calibration.study_keys import at
 from calibration.validation import compare, predict_segment, tabulate
 from nms_gym.errors import InputError
 from nms_gym.model import NmsModel, NmsOutput, NmsParams, entries
@@ -33,6 +36,8 @@ class Outcome:
     """metrics, see ``validation.tabulate``; empty when not evaluated"""
     analysis: Analysis | None = None
     """how sure it is; None when not asked for, or interrupted"""
+    validation: CrossValidation | None = None
+    """what was left out in turn; None when the study does not ask for it"""
 
 
 def calibrate(
@@ -56,6 +61,14 @@ def calibrate(
         InputError: the problem cannot be solved from this start.
         KeyboardInterrupt: interrupted before the first iteration; later, the best so far is the outcome.
     """
+    validated, plan = None, study.validation
+    if plan.by is not None:
+        say(f"leaving out every {plan.by} in turn, at {len(plan.strengths)} prior strengths")
+        problem = study.problem
+        with at(f"study {study.name!r} [validation]"):
+            labels = plan.labels(problem.segments)
+            validated = cross_validate(problem, labels, strengths=plan.strengths, precision="float32")
+        study = dataclasses.replace(study, free=with_prior_strength(problem, validated.strength).free)
     result = fit(study.problem, progress=progress, **study.fit_options)
     if not len(result.history):
         # Stopped before the first iteration: there is nothing worth keeping.
@@ -67,7 +80,11 @@ def calibrate(
     if posterior and result.status is not Status.INTERRUPTED:
         say("working out how sure this is")
         analysis = analyse(study, result, samples=posterior)
-    return Outcome(make_subject(study, result, rows, analysis), result, rows, analysis)
+    subject = make_subject(study, result, rows, analysis)
+    if validated is not None:
+        record = {"by": plan.by, "strength": validated.strength, "choices": validated.choice_rows()}
+        subject = dataclasses.replace(subject, calibration={**subject.calibration, "cross_validation": record})
+    return Outcome(subject, result, rows, analysis, validated)
 
 
 def make_subject(
@@ -193,6 +210,7 @@ def write_results(folder: Path, study: Study, outcome: Outcome, *, report: bool 
                 result=outcome.result,
                 analysis=outcome.analysis,
                 synergies=study.synergies,
+                validation=outcome.validation,
             )
         )
     return written

@@ -16,11 +16,13 @@ from nms_gym.model import Replay, predict_moments
 from nms_gym.muscle.tabulated import Tabulated
 from nms_gym.muscle.tendon import FiberState, fiber_step
 from nms_gym.recording.ceinms import (
+    calibrated_ceinms_subject,
     ceinms_model,
     load_ceinms_trial,
     read_ceinms_excitations,
     read_ceinms_subject,
     read_ceinms_trial,
+    write_ceinms_subject,
 )
 from nms_gym.replay import make_segment
 from nms_gym.skeleton.functions import simm_spline
@@ -427,3 +429,69 @@ def test_a_missing_moment_arm_file_and_missing_channels(tmp_path, example):
         load_ceinms_trial(trial, subject)
     with pytest.raises(InputError, match="give the excitation generator too"):
         ceinms_model(subject, dt=0.005)
+
+
+# ---- writing ----
+
+
+def test_what_is_written_is_read_back(tmp_path, example):
+    subject = example[0]
+    write_ceinms_subject(tmp_path / "subject.xml", subject, identity="somebody")
+    again = read_ceinms_subject(tmp_path / "subject.xml")
+    assert dataclasses.replace(again, path=subject.path) == subject
+    text = (tmp_path / "subject.xml").read_text()
+    assert "<subjectID>somebody</subjectID>" in text
+    write_ceinms_subject(tmp_path / "subject.xml", subject, calibration="a calibration.xml")
+    text = (tmp_path / "subject.xml").read_text()
+    assert "<startSubjectFile>uncalibrated.xml</startSubjectFile>" in text
+    assert "<calibrationSequence>a_calibration.xml</calibrationSequence>" in text
+
+
+def test_delays_that_differ_are_written(tmp_path):
+    subject = read(tmp_path, SUBJECT, "<name>b</name><emDelay>0.02", "<name>b</name><emDelay>0.05")
+    write_ceinms_subject(tmp_path / "new.xml", subject)
+    again = read_ceinms_subject(tmp_path / "new.xml")
+    assert [m.electromechanical_delay for m in again.muscles] == [0.02, 0.05]
+    assert again.muscles == subject.muscles
+
+
+def test_our_parameters_as_a_subject(example):
+    subject, excitations, _ = example
+    model, params = ceinms_model(subject, excitations, dt=DT)
+    # Into our terms and back.
+    for old, new in zip(
+        subject.muscles, calibrated_ceinms_subject(subject, params, model.muscles, dt=DT).muscles, strict=True
+    ):
+        assert new.name == old.name
+        assert dataclasses.astuple(new)[1:] == pytest.approx(dataclasses.astuple(old)[1:], rel=1e-13)
+    changed = dataclasses.replace(
+        params,
+        max_isometric_force=params.max_isometric_force * 1.5,
+        filter_time_constant_2=np.full(12, -DT / np.log(0.9)),
+    )
+    # Muscles are matched by name.
+    order = list(reversed(range(12)))
+    backwards = jax.tree.map(lambda x: x[order] if x.shape == (12,) else x, changed)
+    found = calibrated_ceinms_subject(subject, backwards, model.muscles[::-1], dt=DT)
+    assert [m.strength_coefficient for m in found.muscles] == pytest.approx([1.5] * 12)
+    assert [m.c2 for m in found.muscles] == pytest.approx([-0.9] * 12)
+    assert [m.max_isometric_force for m in found.muscles] == [m.max_isometric_force for m in subject.muscles]
+    with pytest.raises(InputError, match="no parameters for 'bfsh_r'"):
+        calibrated_ceinms_subject(subject, params, model.muscles[:-1], dt=DT)
+
+
+def test_subjects_that_the_format_cannot_hold(tmp_path, data):
+    subject = read(tmp_path, SUBJECT)
+    a, b = subject.muscles
+    for change, message in (
+        ({"electromechanical_delay": None}, "no electromechanical_delay of 'a'"),
+        ({"fiber_damping": 0.2}, "fiber_damping differs between muscles .0.1 to 0.2.*one <damping>"),
+        ({"optimal_fiber_length_change": 0.0}, "one <percentageChange>"),
+    ):
+        odd = dataclasses.replace(subject, muscles=(dataclasses.replace(a, **change), b))
+        with pytest.raises(InputError, match=message):
+            write_ceinms_subject(tmp_path / "new.xml", odd)
+    real_time = read_ceinms_subject(data("ceinms_rt_lowerlimb") / "original" / "subjectCalibrated.xml")
+    with pytest.raises(InputError, match="has no channels; write them as an excitation generator"):
+        write_ceinms_subject(tmp_path / "new.xml", real_time)
+    assert not (tmp_path / "new.xml").exists()

@@ -138,7 +138,14 @@ def test_calibrate_writes_all_it_promises(calibrated):
     _, folder, ran = calibrated
     assert (ran.code, ran.err) == (0, "")
     written = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.suffix != ".png"}
-    assert written == {"subject.json", "metrics.json", "report.html", "trials/reach_1.npz", "trials/reach_3.npz"}
+    assert written == {
+        "subject.json",
+        "metrics.json",
+        "posterior.npz",
+        "report.html",
+        "trials/reach_1.npz",
+        "trials/reach_3.npz",
+    }
     assert list((folder / "figures").glob("*.png"))
     assert (folder / "report.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
     subject = load_subject(folder / "subject.json")
@@ -146,7 +153,7 @@ def test_calibrate_writes_all_it_promises(calibrated):
     assert subject.synthetic
     assert subject.calibration["held_out_windows"] == {"reach_3": ["reach_3 0.00-1.50 s"]}
     assert str((folder / "report.html").resolve()) in ran.out
-    assert "no channel drives 'BRA': passive" in ran.out
+    assert "nothing drives 'BRA': passive" in ran.out
 
 
 def test_calibrate_scores_held_out_windows_before_and_after(calibrated):

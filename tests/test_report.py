@@ -497,7 +497,7 @@ def test_words():
     assert (share(0.0), share(0.004), share(0.5)) == ("0 %", "< 1 %", "50 %")
 
 
-def test_drawing_leaves_matplotlib_as_it_was_and_importing_loads_none_of_it():
+def testdrawing_leaves_matplotlib_as_it_was_and_importing_loads_none_of_it():
     code = """
 import sys, calibration.report
 assert not {"matplotlib", "jinja2", "PIL"} & set(sys.modules)
@@ -506,8 +506,8 @@ def settings():  # asking for the backend would choose one
     return {name: matplotlib.rcParams[name] for name in matplotlib.rcParams if name != "backend"}
 matplotlib.rcParams["font.size"] = 3.0
 before = settings()
-from calibration.report_figures import _drawing
-with _drawing():
+from calibration.report_figures import drawing
+with drawing():
     assert matplotlib.rcParams["font.size"] == 9
 assert settings() == before
 assert "matplotlib.pyplot" not in sys.modules

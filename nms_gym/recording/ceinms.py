@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element, ElementTree, ParseError, SubElement, indent
 
 import defusedxml.ElementTree as ET
 import numpy as np
@@ -21,7 +21,7 @@ from defusedxml.common import DefusedXmlException
 
 from nms_gym.errors import InputError, listed, near
 from nms_gym.recording.muscle_analysis import MuscleAnalysis
-from nms_gym.recording.storage import Table, read_labels, read_moments, read_table, require_unique
+from nms_gym.recording.storage import Table, atomic_path, read_labels, read_moments, read_table, require_unique
 from nms_gym.recording.trial import Trial, make_trial
 
 if TYPE_CHECKING:
@@ -168,9 +168,9 @@ def read_ceinms_subject(path: str | os.PathLike[str]) -> CeinmsSubject:
         InputError: not such a file; an element is missing or no number; a name occurs twice; a joint or channel names
             a muscle that is not there; a curve has an unknown name. File, muscle and element are named.
     """
-    file, root = _root(path, "subject")
+    file, root = xml_root(path, "subject")
     say = _CEINMS_RT if root.find(_CEINMS_RT.defaults) is not None else _CEINMS
-    defaults = _child(root, say.defaults, file)
+    defaults = xml_child(root, say.defaults, file)
     muscles = tuple(_muscle(element, defaults, say, file) for element in root.findall(say.muscle))
     if not muscles:
         raise InputError(f"{file}: no muscles; expected <{say.muscle.replace('/', '><')}> elements")
@@ -178,33 +178,33 @@ def read_ceinms_subject(path: str | os.PathLike[str]) -> CeinmsSubject:
     require_unique(names, "muscles", file)
     dofs: dict[str, tuple[str, ...]] = {}
     for element in root.findall(say.dof):
-        name = _text(element, "name", file)
+        name = xml_text(element, "name", file)
         if name in dofs:
             raise InputError(f"{file}: joint {name!r} is there twice; every name must be unique")
         dofs[name] = _known(
-            _text(element, say.dof_muscles, f"{file}: {name}").split(), names, f"{file}: joint {name!r}"
+            xml_text(element, say.dof_muscles, f"{file}: {name}").split(), names, f"{file}: joint {name!r}"
         )
     if not dofs:
         raise InputError(f"{file}: no joints; expected <{say.dof.replace('/', '><')}> elements")
     curves = {}
     for element in defaults.findall(say.curve):
-        name = _text(element, "name", file)
+        name = xml_text(element, "name", file)
         if name not in CURVE_NAMES:
             raise InputError(f"{file}: curve {name!r}; {near(name, CURVE_NAMES)}")
         where = f"{file}: curve {name!r}"
-        curves[CURVE_NAMES[name]] = (_numbers(element, "xPoints", where), _numbers(element, "yPoints", where))
+        curves[CURVE_NAMES[name]] = (xml_numbers(element, "xPoints", where), xml_numbers(element, "yPoints", where))
     return CeinmsSubject(file, muscles, dofs, curves, _rt_channels(root, names, file))
 
 
 def _muscle(element: Element, defaults: Element, say: _Dialect, file: str) -> CeinmsMuscle:
-    name = _text(element, "name", file)
+    name = xml_text(element, "name", file)
     where = f"{file}: muscle {name!r}"
 
     def number(tag: str, default: float | None = None) -> float:
         return _number(element, tag, where, default)
 
     pennation = number("pennationAngle")
-    if _child(element, "pennationAngle", where).get("unit", "deg" if say.degrees else "rad") == "deg":
+    if xml_child(element, "pennationAngle", where).get("unit", "deg" if say.degrees else "rad") == "deg":
         pennation = math.radians(pennation)
     delay = _number(defaults, "emDelay", file, math.nan) if say.degrees else _number(defaults, "emDelay", file)
     delay = number("emDelay", delay)
@@ -229,9 +229,9 @@ def _rt_channels(root: Element, names: list[str], file: str) -> CeinmsExcitation
     """Channels of CEINMS-RT: a muscle with several of them takes their mean."""
     channels: dict[str, tuple[str, ...]] = {}
     for element in root.findall("Channels/Channel"):
-        channel = _text(element, "name", file)
+        channel = xml_text(element, "name", file)
         where = f"{file}: channel {channel!r}"
-        channels[channel] = _known(_text(element, "muscleSequence", where).split(), names, where)
+        channels[channel] = _known(xml_text(element, "muscleSequence", where).split(), names, where)
     if not channels:
         return None
     drivers = {m: [c for c, driven in channels.items() if m in driven] for m in names}
@@ -248,11 +248,11 @@ def read_ceinms_excitations(path: str | os.PathLike[str]) -> CeinmsExcitations:
         InputError: not such a file; a muscle or a signal named twice; an input that is no signal; a weight that is no
             number of at least 0.
     """
-    file, root = _root(path, "excitationGenerator")
-    channels = tuple(_text(root, "inputSignals", file).split())
+    file, root = xml_root(path, "excitationGenerator")
+    channels = tuple(xml_text(root, "inputSignals", file).split())
     require_unique(channels, "input signals", file)
     muscles: dict[str, dict[str, float]] = {}
-    for element in _child(root, "mapping", file).findall("excitation"):
+    for element in xml_child(root, "mapping", file).findall("excitation"):
         muscle = element.get("id", "").strip()
         where = f"{file}: excitation {muscle!r}"
         if not muscle or muscle in muscles:
@@ -260,7 +260,7 @@ def read_ceinms_excitations(path: str | os.PathLike[str]) -> CeinmsExcitations:
         weights: dict[str, float] = {}
         for part in element.findall("input"):
             (channel,) = _known([(part.text or "").strip()], channels, where)
-            weight = _float(part.get("weight", ""), f"{where}, the weight of {channel!r}")
+            weight = xml_float(part.get("weight", ""), f"{where}, the weight of {channel!r}")
             if weight < 0 or channel in weights:
                 raise InputError(f"{where}: input {channel!r} with weight {weight:g}; name it once, with 0 or more")
             weights[channel] = weight
@@ -277,7 +277,7 @@ def read_ceinms_trial(path: str | os.PathLike[str]) -> CeinmsTrial:
     Raises:
         InputError: not such a file, an element is missing, or a joint is named twice.
     """
-    file, root = _root(path, "inputData")
+    file, root = xml_root(path, "inputData")
 
     def located(text: str) -> Path:
         return Path(path).parent / text.strip().replace("\\", "/")
@@ -285,18 +285,18 @@ def read_ceinms_trial(path: str | os.PathLike[str]) -> CeinmsTrial:
     excitations = "emgFile" if root.find("excitationsFile") is None else "excitationsFile"
     torques, window = root.findtext("externalTorquesFile"), root.findtext("startStopTime")
     arms: dict[str, Path] = {}
-    for element in _child(root, "momentArmsFiles", file).findall("momentArmsFile"):
+    for element in xml_child(root, "momentArmsFiles", file).findall("momentArmsFile"):
         dof = element.get("dofName", "")
         if not dof or dof in arms or not (element.text or "").strip():
             raise InputError(f"{file}: momentArmsFile of joint {dof!r}; give a dofName of its own and a file to each")
         arms[dof] = located(element.text or "")
     return CeinmsTrial(
         path=file,
-        lengths=located(_text(root, "muscleTendonLengthFile", file)),
-        excitations=located(_text(root, excitations, file)),
+        lengths=located(xml_text(root, "muscleTendonLengthFile", file)),
+        excitations=located(xml_text(root, excitations, file)),
         moment_arms=arms,
         torques=located(torques) if torques and torques.strip() else None,
-        window=_pair(_numbers(root, "startStopTime", file), file) if window and window.strip() else None,
+        window=_pair(xml_numbers(root, "startStopTime", file), file) if window and window.strip() else None,
     )
 
 
@@ -450,10 +450,144 @@ def _delay(channel: str, subject: CeinmsSubject, source: CeinmsExcitations, dela
     return max(d for d in found if d is not None)
 
 
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def calibrated_ceinms_subject(
+    subject: CeinmsSubject, params: NmsParams, muscles: Sequence[str], *, dt: float
+) -> CeinmsSubject:
+    """The subject with our parameters in CEINMS's terms, the inverse of ``ceinms_model``.
+
+    A strength coefficient takes up what ``max_isometric_force`` has changed. Filter coefficients belong to ``dt``.
+    EMG gains have no place in the file; scale the excitations or their weights by them.
+
+    Args:
+        subject: whose curves, joints and other values stay.
+        params: of a model with these ``muscles``; strains of the curves and first-order time constants are not used.
+        muscles: names of the entries of ``params``.
+        dt: s, between samples of the EMG that the coefficients are meant for.
+
+    Raises:
+        InputError: ``params`` lacks a muscle of the subject.
+    """
+    missing = [name for name in subject.muscle_names if name not in muscles]
+    if missing:
+        raise InputError(f"{subject.path}: no parameters for {listed(missing)}; there are {listed(muscles)}")
+
+    def changed(muscle: CeinmsMuscle) -> CeinmsMuscle:
+        i = list(muscles).index(muscle.name)
+
+        def value(kind: str) -> float:
+            return float(getattr(params, kind)[i])
+
+        return replace(
+            muscle,
+            c1=-math.exp(-dt / value("filter_time_constant_1")),
+            c2=-math.exp(-dt / value("filter_time_constant_2")),
+            shape_factor=value("shape_factor"),
+            optimal_fiber_length=value("optimal_fiber_length"),
+            pennation_at_optimal=value("pennation_at_optimal"),
+            tendon_slack_length=value("tendon_slack_length"),
+            strength_coefficient=value("max_isometric_force") / muscle.max_isometric_force,
+            max_contraction_velocity=value("max_contraction_velocity"),
+            optimal_fiber_length_change=value("optimal_fiber_length_change"),
+            fiber_damping=value("fiber_damping"),
+        )
+
+    return replace(subject, muscles=tuple(changed(muscle) for muscle in subject.muscles))
+
+
+def write_ceinms_subject(
+    path: str | os.PathLike[str], subject: CeinmsSubject, *, calibration: str | None = None, identity: str = "subject"
+) -> None:
+    """Write a subject of CEINMS 0.9; ``read_ceinms_subject`` gives back the very same numbers.
+
+    Args:
+        path: of the file; replaced in one go.
+        subject: a CEINMS-RT subject too, once ``channels`` is None (the excitation generator holds them in CEINMS 0.9)
+            and every muscle has a delay.
+        calibration: what a calibrated subject was made with, such as the name of its calibration file; None for an
+            uncalibrated one.
+        identity: ``subjectID`` of an uncalibrated subject.
+
+    Raises:
+        InputError: the subject has channels, a muscle no delay, or muscles differ in ``percentageChange`` or
+            ``damping``, for which the format has one place.
+    """
+    if subject.channels is not None:
+        raise InputError(
+            f"{path}: a subject of CEINMS 0.9 has no channels; write them as an excitation generator, and the subject "
+            "with channels=None"
+        )
+    silent = [m.name for m in subject.muscles if m.electromechanical_delay is None]
+    if silent:
+        raise InputError(f"{path}: no electromechanical_delay of {listed(silent)}; give every muscle one, in seconds")
+    common = {}
+    for kind, tag in (("optimal_fiber_length_change", "percentageChange"), ("fiber_damping", "damping")):
+        values = {getattr(m, kind) for m in subject.muscles}
+        if len(values) != 1:
+            raise InputError(
+                f"{path}: {kind} differs between muscles ({min(values):g} to {max(values):g}); CEINMS has one <{tag}> "
+                "for all: make them equal"
+            )
+        common[tag] = values.pop()
+    delay = float(subject.muscles[0].electromechanical_delay or 0.0)
+    root = Element("subject")
+    defaults = SubElement(root, "mtuDefault")
+    _add(defaults, {"emDelay": delay, **common})
+    names = {keyword: name for name, keyword in CURVE_NAMES.items()}
+    for keyword, (x, y) in subject.curves.items():
+        _add(
+            SubElement(defaults, "curve"),
+            {"name": names[keyword], "xPoints": " ".join(map(repr, x)), "yPoints": " ".join(map(repr, y))},
+        )
+    mtus = SubElement(root, "mtuSet")
+    for m in subject.muscles:
+        own = {} if m.electromechanical_delay == delay else {"emDelay": m.electromechanical_delay}
+        _add(
+            SubElement(mtus, "mtu"),
+            {
+                "name": m.name,
+                **own,
+                "c1": m.c1,
+                "c2": m.c2,
+                "shapeFactor": m.shape_factor,
+                "optimalFibreLength": m.optimal_fiber_length,
+                "pennationAngle": m.pennation_at_optimal,
+                "tendonSlackLength": m.tendon_slack_length,
+                "maxContractionVelocity": m.max_contraction_velocity,
+                "maxIsometricForce": m.max_isometric_force,
+                "strengthCoefficient": m.strength_coefficient,
+            },
+        )
+    dofs = SubElement(root, "dofSet")
+    for dof, muscles in subject.dofs.items():
+        _add(SubElement(dofs, "dof"), {"name": dof, "mtuNameSet": " ".join(muscles)})
+    information = SubElement(root, "calibrationInfo")
+    if calibration is None:
+        _add(SubElement(information, "uncalibrated"), {"subjectID": identity, "additionalInfo": "uncalibrated"})
+    else:
+        start = Path(subject.path).name
+        _add(
+            SubElement(information, "calibrated"),
+            {"startSubjectFile": start, "calibrationSequence": calibration.replace(" ", "_")},
+        )
+    indent(root)
+    with atomic_path(path) as temporary:
+        ElementTree(root).write(temporary, encoding="UTF-8", xml_declaration=True)
+
+
+def _add(element: Element, children: Mapping[str, object]) -> None:
+    for tag, value in children.items():
+        # repr: the shortest text that reads back as the same number.
+        SubElement(element, tag).text = repr(float(value)) if isinstance(value, int | float) else str(value)
+
+
 # ---------------------------------------------------------------------------------------------- XML
 
 
-def _root(path: str | os.PathLike[str], tag: str) -> tuple[str, Element]:
+def xml_root(path: str | os.PathLike[str], tag: str) -> tuple[str, Element]:
+    """Name of a file for messages, and its root element, which must be a ``tag``. InputError where it is not."""
     file = str(path)
     try:
         root = ET.fromstring(Path(path).read_bytes())
@@ -466,21 +600,24 @@ def _root(path: str | os.PathLike[str], tag: str) -> tuple[str, Element]:
     return file, root
 
 
-def _child(element: Element, tag: str, where: str) -> Element:
+def xml_child(element: Element, tag: str, where: str) -> Element:
+    """The child of an element. InputError where there is none."""
     child = element.find(tag)
     if child is None:
         raise InputError(f"{where}: no <{tag}> in <{element.tag}>; there are {listed({e.tag for e in element})}")
     return child
 
 
-def _text(element: Element, tag: str, where: str) -> str:
-    text = (_child(element, tag, where).text or "").strip()
+def xml_text(element: Element, tag: str, where: str) -> str:
+    """Text of a child. InputError where it is missing or empty."""
+    text = (xml_child(element, tag, where).text or "").strip()
     if not text:
         raise InputError(f"{where}: <{tag}> is empty")
     return text
 
 
-def _float(text: str, what: str) -> float:
+def xml_float(text: str, what: str) -> float:
+    """A finite number. InputError names ``what`` where it is none."""
     try:
         value = float(text)
     except ValueError:
@@ -493,11 +630,12 @@ def _float(text: str, what: str) -> float:
 def _number(element: Element, tag: str, where: str, default: float | None = None) -> float:
     if default is not None and element.find(tag) is None:
         return default
-    return _float(_text(element, tag, where), f"{where}: <{tag}>")
+    return xml_float(xml_text(element, tag, where), f"{where}: <{tag}>")
 
 
-def _numbers(element: Element, tag: str, where: str) -> tuple[float, ...]:
-    return tuple(_float(text, f"{where}: <{tag}>") for text in _text(element, tag, where).split())
+def xml_numbers(element: Element, tag: str, where: str) -> tuple[float, ...]:
+    """The numbers in a child. InputError where it is missing or has anything else."""
+    return tuple(xml_float(text, f"{where}: <{tag}>") for text in xml_text(element, tag, where).split())
 
 
 def _known(names: list[str], allowed: Any, where: str) -> tuple[str, ...]:
