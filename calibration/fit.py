@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from calibration import gradient_descent, levenberg_marquardt
+from calibration.batch import fast_compilation
 from calibration.problem import Layout, Penalties, Problem, make_layout, params_at
 from calibration.residuals import make_data, make_objective
 from calibration.validation import float64
@@ -219,10 +220,11 @@ def _make_loop(
 
         return jax.lax.scan(one, search, None, length=chunk)
 
+    # Its few iterations are worth less than what compiling them well takes: a third of a cold start.
     return _Loop(
         chunk=chunk,
         begin=jax.jit(jax.vmap(begin)),
-        advance=jax.jit(advance),
+        advance=jax.jit(advance, compiler_options=fast_compilation() if solver == "lm" else None),
         finish=jax.jit(lambda start, z: params_at(layout, start, z)),
     )
 

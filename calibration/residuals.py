@@ -107,7 +107,7 @@ def make_data(problem: Problem) -> Data:
         passive = Stack(still, np.where(known, moments, 0.0), known * few / (p.passive_tolerance or PASSIVE_TOLERANCE))
     rows = group_rows(problem, make_layout(problem)) / (p.group_tolerance or np.inf)
     return Data(
-        train=Stack(replay, target * mask[:, :, None], weight),  # type: ignore[arg-type]  # type: ignore[arg-type]
+        train=Stack(replay, target * mask[:, :, None], weight),  # type: ignore[arg-type]
         counted=np.sqrt(independent * mask),  # type: ignore[arg-type]
         passive=passive,
         tracked=problem.tracked_weights,  # type: ignore[arg-type]

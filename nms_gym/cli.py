@@ -1,5 +1,5 @@
-"""The command line: ``nms-gym demo``, ``calibrate``, ``predict``, ``inspect``, ``fit-paths``, ``inverse-dynamics``,
-``reference``.
+"""The command line: ``nms-gym demo``, ``calibrate``, ``predict``, ``export``, ``calibrate-ceinms``, ``inspect``,
+``fit-paths``, ``inverse-dynamics``, ``reference``.
 
 The application layer: it may import everything, and nothing imports it. Bad input ends in one line on stderr and exit
 code 2. Heavy imports wait until a command needs them, so that ``--help`` is quick.
@@ -201,6 +201,86 @@ def _calibrate(study: Study, folder: Path, *, report: bool, posterior: int = 0) 
         console.print(f"  [yellow]at a bound[/yellow]: {escape(listed(r.at_bounds))}")
     _say("writing results" + (" and report" if report else ""))
     return outcome, write_results(folder, study, outcome, report=report)
+
+
+@app.command()
+def export(
+    subject_file: Annotated[Path, typer.Argument(metavar="SUBJECT.json", help="A calibrated person.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .osim or .xml (CEINMS).")],
+    original: Annotated[
+        Path, typer.Option("--from", help="The OpenSim model or CEINMS subject whose other contents stay.")
+    ],
+    dt: Annotated[
+        float, typer.Option(help="CEINMS: s between samples of its EMG; filter coefficients belong to it.")
+    ] = 0.001,
+) -> None:
+    """Write a person's calibrated muscles into a copy of an OpenSim model or a CEINMS subject.
+
+    Nothing else of the file changes. EMG gains have no place in either: scale the excitations by them.
+    """
+    from nms_gym.recording.ceinms import calibrated_ceinms_subject, read_ceinms_subject, write_ceinms_subject
+    from nms_gym.recording.osim_write import osim_values, write_osim
+    from nms_gym.subject import load_subject
+
+    subject = load_subject(subject_file)
+    if output.suffix != original.suffix or output.suffix not in (".osim", ".xml"):
+        raise InputError(f"--output is {output}, --from {original}; both must be .osim, or both CEINMS subjects (.xml)")
+    if output.suffix == ".osim":
+        written = write_osim(output, original, osim_values(subject.model, subject.params))
+        console.print(f"{len(written.changed)} muscles changed; written to {output}", markup=False)
+        left_out = sorted({kind for kinds in written.left_out.values() for kind in kinds})
+        if left_out:
+            console.print(f"  not in this model's muscle classes, so left out: {listed(left_out)}", markup=False)
+    else:
+        if not dt > 0:
+            raise InputError(f"--dt is {dt:g} s; it must be positive")
+        known = read_ceinms_subject(original)
+        changed = calibrated_ceinms_subject(known, subject.params, subject.model.muscles, dt=dt)
+        write_ceinms_subject(output, changed, calibration=str(subject_file.name))
+        console.print(f"{len(changed.muscles)} muscles written to {output}", markup=False)
+
+
+@app.command("calibrate-ceinms")
+def calibrate_ceinms(
+    calibration: Annotated[Path, typer.Argument(metavar="CALIBRATION.xml", help="CEINMS's calibration file.")],
+    subject_file: Annotated[Path, typer.Argument(metavar="SUBJECT.xml", help="The uncalibrated subject.")],
+    excitations: Annotated[Path, typer.Argument(metavar="EXCITATIONS.xml", help="The excitation generator.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Calibrated CEINMS subject (.xml) to write.")],
+    model: Annotated[str, typer.Option(help='"ceinms": its own equations and objective; "nms_gym": ours.')] = "ceinms",
+    starts: Annotated[int, typer.Option(help="Solutions sought side by side.")] = 1,
+    weight: Annotated[
+        float, typer.Option(help="Of the objective beside the prior: 1e6 finds the least, 3e3 stays near the subject.")
+    ] = 1e6,
+) -> None:
+    """Calibrate what a CEINMS calibration file describes, and write the subject in CEINMS's own format.
+
+    Prints CEINMS's objective f before and after, computed with CEINMS's own equations.
+    """
+    from calibration.ceinms import calibrate_ceinms as run
+    from calibration.ceinms import score_ceinms
+    from nms_gym.recording.ceinms import (
+        load_ceinms_trial,
+        read_ceinms_excitations,
+        read_ceinms_subject,
+        read_ceinms_trial,
+        write_ceinms_subject,
+    )
+    from nms_gym.recording.ceinms_calibration import read_ceinms_calibration
+
+    began = time.perf_counter()
+    subject, generator = read_ceinms_subject(subject_file), read_ceinms_excitations(excitations)
+    _say("calibrating; compiling takes most of it")
+    asked = read_ceinms_calibration(calibration)
+    recordings = [load_ceinms_trial(read_ceinms_trial(t), subject, generator) for t in asked.trials]
+    options: Any = {"model": model, "starts": starts, "weight": weight, "recordings": recordings}
+    fitted = run(asked, subject, generator, **options)
+    write_ceinms_subject(output, fitted.subject, calibration=calibration.name)
+    for trial in recordings:
+        for label, person in (("uncalibrated", subject), ("calibrated", fitted.subject)):
+            score = score_ceinms(person, generator, trial, asked.tendon, asked.path)
+            errors = ", ".join(f"{dof} {rmse:.2f}" for dof, rmse in score.rmse.items())
+            console.print(f"  {trial.name}, {label}: f = {score.objective:.4f}; RMSE N·m: {errors}", markup=False)
+    _done([output], began)
 
 
 @app.command()

@@ -189,8 +189,10 @@ def _excitations(model: NmsModel, trial: Trial, time: np.ndarray, history: int, 
     # Only what the window needs, and the neighbours that its interpolation looks at: commands cost a solve per sample.
     first, last = np.searchsorted(trial.emg_time, (inside[0], inside[-1]))
     rows = slice(max(first - 3, 0), last + 4)
-    # Monotone between samples, so envelopes stay non-negative.
-    return PchipInterpolator(trial.emg_time[rows], _channels(model, trial, rows), axis=0)(inside)
+    # Monotone between samples, so envelopes stay non-negative up to rounding.
+    values = PchipInterpolator(trial.emg_time[rows], _channels(model, trial, rows), axis=0)(inside)
+    signed = model.synergies is not None and model.synergies.signed
+    return np.maximum(values, [-np.inf if signed and c in model.commands else 0.0 for c in model.channels])
 
 
 def _channels(model: NmsModel, trial: Trial, rows: slice) -> np.ndarray:

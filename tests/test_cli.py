@@ -22,6 +22,7 @@ from nms_gym._assets import asset_path
 from nms_gym.model_file import read_model_file
 from nms_gym.muscle.geometry import lengths_and_moment_arms
 from nms_gym.muscle.paths import sample_paths
+from nms_gym.recording.ceinms import read_ceinms_subject
 from nms_gym.recording.osim import read_osim
 from nms_gym.recording.storage import read_table
 from nms_gym.recording.trial import load_trial
@@ -523,3 +524,40 @@ def test_demo_runs_from_start_to_end(tmp_path):
     assert "action drives 'BRA'" in done.stdout
     assert str(tmp_path / "out" / "report.html") in done.stdout
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+# --- other people's formats ---------------------------------------------
+
+
+def test_export_to_opensim(calibrated, tmp_path, data):
+    """The arm's muscles go back into arm26 by name; reading it gives the calibrated values."""
+    _, folder, _ = calibrated
+    original = data("arm26_elbow") / "original" / "arm26.osim"
+    ran = run("export", folder / "subject.json", "--from", original, "-o", tmp_path / "mine.osim")
+    assert (ran.code, ran.err) == (0, "")
+    assert "muscles changed" in ran.out
+    person, model = load_subject(folder / "subject.json"), read_osim(tmp_path / "mine.osim")
+    for i, muscle in enumerate(person.model.muscles):
+        assert model.muscle(muscle).optimal_fiber_length == person.params.optimal_fiber_length[i]
+    before = read_osim(original)
+    assert model.muscle("BRA").optimal_fiber_length != before.muscle("BRA").optimal_fiber_length
+
+
+def test_export_refuses_another_format(calibrated, tmp_path):
+    _, folder, _ = calibrated
+    message = refused("export", folder / "subject.json", "--from", "model.osim", "-o", tmp_path / "mine.xml")
+    assert "both must be .osim, or both CEINMS subjects" in message
+
+
+@pytest.mark.slow
+def test_calibrate_ceinms(tmp_path, data):
+    """From CEINMS's files to a CEINMS subject, with its objective far below the uncalibrated one's 50.09."""
+    folder = data("ceinms_format_example")
+    files = (folder / f"{name}.xml" for name in ("calibration_stiff", "uncalibrated", "excitationGenerator"))
+    ran = run("calibrate-ceinms", *files, "-o", tmp_path / "mine.xml")
+    assert (ran.code, ran.err) == (0, "")
+    found = [float(x) for x in re.findall(r"f = ([\d.]+)", ran.out)]
+    assert found[0] == pytest.approx(50.09, abs=0.01)
+    assert found[1] < 0.15
+    mine, start = (read_ceinms_subject(p) for p in (tmp_path / "mine.xml", folder / "uncalibrated.xml"))
+    assert mine.muscle_names == start.muscle_names
