@@ -23,6 +23,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from calibration.batch import fast_compilation
 from calibration.validation import float64
 from nms_gym.errors import InputError
 from nms_gym.excitation import activation as act
@@ -149,7 +150,7 @@ def _density(part: Array, correction: Array) -> float:
 def _descent(limit: int, tolerance: float) -> Any:
     solver = optax.lbfgs(memory_size=15)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=fast_compilation())
     def run(problem: Given, left: Array, start: Array) -> Any:
         cost = functools.partial(_cost, problem, left)
         value_and_grad = optax.value_and_grad_from_state(cost)

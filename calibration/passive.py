@@ -22,7 +22,7 @@ from nms_gym.muscle.geometry import check_domain, lengths_and_moment_arms
 from nms_gym.replay import Segment
 
 # s between poses: long enough for every fiber to come to rest.
-POSE_STEP = 1.0
+POSE_STEP = 10.0
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,12 @@ def passive_segments(source: PassiveFile, model: NmsModel, coordinates: Sequence
     """
     try:
         with np.load(source.file, allow_pickle=False) as stored:
+            for name in source.roles.values():
+                if name not in stored.files:
+                    raise InputError(f"{source.where}: {source.file} has no array {name!r}; {near(name, stored.files)}")
             arrays = {role: stored[name] for role, name in source.roles.items()}
-    except KeyError as error:
-        raise InputError(f"{source.where}: {source.file} has no array {error.args[0]!r}") from error
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{source.where}: {source.file} is no readable .npz file ({error})") from error
     joints = [str(c) for c in arrays["coordinates"]]

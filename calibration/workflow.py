@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from calibration.analysis import Analysis, analyse
+from calibration.assisted import Assistance, assist
 from calibration.config import Say, Study, require_file_name
 from calibration.cross_validation import CrossValidation, cross_validate, with_prior_strength
 from calibration.fit import CalibrationResult, Progress, Status, fit
@@ -225,8 +226,17 @@ class Prediction:
     output: NmsOutput
 
 
-def predict(subject: Subject, trials: Sequence[Trial], *, say: Say = lambda _: None) -> list[Prediction]:
+def predict(
+    subject: Subject, trials: Sequence[Trial], *, assistance: Assistance | None = None, say: Say = lambda _: None
+) -> list[Prediction]:
     """Predict whole recordings with a saved person.
+
+    Args:
+        subject: the person.
+        trials: recordings.
+        assistance: how far excitations may leave the recorded ones to meet the measured moments (see ``assisted``);
+            by default not at all.
+        say: told what is going on.
 
     Raises:
         InputError: two trials of one name, a recording that does not suit the person (see ``make_segment``), or a
@@ -241,7 +251,10 @@ def predict(subject: Subject, trials: Sequence[Trial], *, say: Say = lambda _: N
             raise InputError(f"two trials are called {trial.name!r}; predict them one by one, into two folders")
         say(f"predicting {trial.name}")
         segment = make_segment(subject.model, trial, coordinates=coordinates)
-        output = predict_segment(subject.model, subject.params, segment)
+        if assistance is None:
+            output = predict_segment(subject.model, subject.params, segment)
+        else:
+            output = assist(subject.model, subject.params, segment, assistance).output
         if not np.isfinite(output.moments).all():
             raise InputError(f"trial {trial.name!r}: the predicted moments are not finite; check the recording's units")
         predictions.append(Prediction(trial.name, segment, output))
@@ -251,7 +264,8 @@ def predict(subject: Subject, trials: Sequence[Trial], *, say: Say = lambda _: N
 def write_predictions(
     folder: Path, subject: Subject, predictions: Sequence[Prediction]
 ) -> tuple[list[Path], list[dict[str, Any]]]:
-    """Write moments, tendon forces and activations as OpenSim storage files, and metrics where moments were measured.
+    """Write moments, tendon forces, excitations and activations as OpenSim storage files, and metrics where moments
+    were measured.
 
     Returns:
         What was written, and the rows of ``metrics.json``.
@@ -269,6 +283,7 @@ def write_predictions(
         for what, labels, values in (
             ("moments", [f"{c}_moment" for c in p.segment.coordinates], out.moments),
             ("tendon_forces", subject.model.muscles, out.tendon_force),
+            ("excitations", subject.model.muscles, out.excitation),
             ("activations", subject.model.muscles, out.activation),
         ):
             written.append(folder / f"{p.trial}_{what}.sto")

@@ -288,12 +288,16 @@ def predict(
     subject_file: Annotated[Path, typer.Argument(metavar="SUBJECT.json", help="A calibrated person.")],
     trials: Annotated[list[Path], typer.Argument(metavar="TRIAL...", help="Trials (.npz), or studies (.toml).")],
     output: OutputOption = None,
+    assisted: Annotated[
+        bool, typer.Option(help="Let excitations leave the EMG as little as meets the measured moments.")
+    ] = False,
 ) -> None:
     """Predict the joint moments of trials with a saved person.
 
-    Writes moments, tendon forces and activations as OpenSim storage files, and prints the agreement with measured
-    moments where the trial has them.
+    Writes moments, tendon forces, excitations and activations as OpenSim storage files, and prints the agreement with
+    measured moments where the trial has them. With --assisted that agreement is made, not found: use the forces.
     """
+    from calibration.assisted import Assistance
     from calibration.config import read_study
     from calibration.workflow import predict as run
     from calibration.workflow import require_folder, write_predictions
@@ -311,7 +315,9 @@ def predict(
             recordings += study.trials.values()
         else:
             recordings.append(load_trial(path))
-    written, rows = write_predictions(folder, subject, run(subject, recordings, say=_say))
+    written, rows = write_predictions(
+        folder, subject, run(subject, recordings, assistance=Assistance() if assisted else None, say=_say)
+    )
     if rows:
         _metrics_table(rows)
     _done(written, began)

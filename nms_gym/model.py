@@ -526,23 +526,33 @@ def replay_initial_state(model: NmsModel, params: NmsParams, replay: Replay) -> 
 def predict_moments(model: NmsModel, params: NmsParams, replay: Replay) -> NmsOutput:
     """Run the model over a recording.
 
-    The first sample is a step too, from rest at the first sample. The steps are those of ``replay_step``; only the
-    delay, which depends on no state, is taken for all samples at once.
+    The first sample is a step too, from rest at the first sample. The steps are those of ``replay_step``; only delay,
+    gain and mixing, which depend on no state, are taken for all samples at once.
 
     Returns:
         ``NmsOutput`` with a leading time axis ``(T, ...)``.
     """
-    start = replay_initial_state(model, params, replay)
-    length = start.excitation_history.shape[0]
+    return predict_excited(model, params, replay, recorded_excitations(model, params, replay))
+
+
+def recorded_excitations(model: NmsModel, params: NmsParams, replay: Replay) -> Array:
+    """Excitation of every muscle ``(T, M)`` from a recording's channels and synergy commands: delay, gain, mixing."""
+    length = replay.excitations.shape[0] - replay.lengths.shape[0] + 1
     channels = act.delayed_series(replay.excitations, params.electromechanical_delay, replay.dt, length)
-    # Nothing reads the history once the delay is taken; an empty one keeps it out of the loop.
+    return muscle_excitation(model, params, channels)
+
+
+def predict_excited(model: NmsModel, params: NmsParams, replay: Replay, excitation: Array) -> NmsOutput:
+    """``predict_moments`` with the excitation ``(T, M)`` of every muscle given; starts from what was recorded."""
+    start = replay_initial_state(model, params, replay)
+    # Nothing reads the history once excitations are known; an empty one keeps it out of the loop.
     start = dataclasses.replace(start, excitation_history=start.excitation_history[:0])
 
     # Recomputing each step in the backward pass costs no time here and keeps memory flat in the number of steps.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def step(state: NmsState, sample: tuple[Array, ...]) -> tuple[NmsState, NmsOutput]:
-        delayed_channels, lengths, velocities, moment_arms = sample
-        return musculotendon_step(model, params, state, delayed_channels, lengths, velocities, moment_arms, replay.dt)
+        u, lengths, velocities, moment_arms = sample
+        return excited_step(model, params, state, u, lengths, velocities, moment_arms, replay.dt)
 
-    samples = (channels, replay.lengths, replay.velocities, replay.moment_arms)
+    samples = (excitation, replay.lengths, replay.velocities, replay.moment_arms)
     return jax.lax.scan(step, start, samples)[1]
