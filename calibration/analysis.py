@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ class BandSet:
 
 @dataclass(frozen=True)
 class Analysis:
-    """See the module."""
+    """What ``analyse`` works out."""
 
     blocks: Mapping[str, tuple[float, float]]
     """cost by block, before and after"""
@@ -110,7 +111,13 @@ def _bands(
     return BandSet(
         label,
         held_out,
-        tuple(found),
-        tuple(s.measured for s in chosen),
+        tuple(_counted(band, s) for band, s in zip(found, chosen, strict=True)),
+        tuple(None if s.measured is None else s.measured[s.scored] for s in chosen),
         {c: float(np.mean(v)) for c, v in inside.items()},
     )
+
+
+def _counted(band: Band, segment: Segment) -> Band:
+    """The band without the lead-in."""
+    series = {name: getattr(band, name)[segment.scored] for name in ("time", "median", "low", "high")}
+    return dataclasses.replace(band, **series)

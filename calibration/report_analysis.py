@@ -108,7 +108,7 @@ def _bands(windows: BandSet, index: int) -> Picture:
     return Picture(
         f"bands_{index}",
         f"{level} bands: {what}",
-        f"Blue: median and {level} band of people that fit about as well, model error included; grey: measured"
+        f"Blue: median and {level} band of people that fit about as well, model error included; black: measured"
         + (f", inside the band for {inside} of the time." if inside else "."),
         png(drawn),
     )
