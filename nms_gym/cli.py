@@ -352,13 +352,9 @@ def _study_listings(study: Study) -> list[tuple[str, Sequence[str], list[list[st
     windows = [["train", s.name] for s in study.train]
     windows += [["held-out", s.name] for segments in study.held_out.values() for s in segments]
     free = [[f.kind, f"{f.bounds[0]:g}", f"{f.bounds[1]:g}", f"{f.prior_sd:g}", f.share] for f in study.free]
-    weights = study.model.channel_weights
-    drives = [
-        [m, ", ".join(c for c, w in zip(study.model.channels, row, strict=True) if w) or "none: passive"]
-        for m, row in zip(study.model.muscles, weights, strict=True)
-    ]
+    drives = [[m, ", ".join(study.model.sources(m)) or "none: passive"] for m in study.model.muscles]
     return [
-        (f"{study.name}: {listed(study.model.coordinates, 50)}", ("muscle", "channels"), drives),
+        (f"{study.name}: {listed(study.model.coordinates, 50)}", ("muscle", "driven by"), drives),
         ("windows", ("use", "recording and time"), windows),
         ("free parameters", ("kind", "low", "high", "prior sd", "share"), free),
     ]

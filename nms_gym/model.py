@@ -124,6 +124,12 @@ class NmsModel:
         paired = {muscle for muscle, _ in self.synergy_pairs}
         return tuple(m for m in self.muscles if m in paired)
 
+    def sources(self, muscle: str) -> tuple[str, ...]:
+        """Channels and synergy commands that excite a muscle."""
+        row = np.asarray(self.channel_weights)[self.muscles.index(muscle)]
+        channels = tuple(c for c, w in zip(self.channels, row, strict=True) if w != 0)
+        return channels + tuple(c for m, c in self.synergy_pairs if m == muscle)
+
     @property
     def passive_muscles(self) -> tuple[str, ...]:
         """Muscles that nothing drives."""

@@ -123,13 +123,14 @@ class MomentTracking:
     def drive(self) -> dict[str, str]:
         """What drives each muscle: ``"recorded: <channels>"``, ``"synergy: <commands>"``, both joined by ``" + "``,
         ``"action"``, ``"action by synergy: <commands>"`` or ``"passive"``."""
-        weights = np.asarray(self.model.channel_weights)
         sources = {}
-        for muscle, row in zip(self.model.muscles, weights, strict=True):
-            names = [c for c, w in zip(self.model.channels, row, strict=True) if w != 0]
-            recorded = [c for c in names if c in self.replayed_channels]
-            commands = [c for m, c in self.model.synergy_pairs if m == muscle]
-            parts = [f"recorded: {', '.join(recorded)}"] if recorded else ["action"] if names else []
+        for muscle in self.model.muscles:
+            names = self.model.sources(muscle)
+            commands = [c for c in names if c in self.model.commands]
+            recorded = [c for c in names if c in self.replayed_channels and c not in commands]
+            parts = (
+                [f"recorded: {', '.join(recorded)}"] if recorded else ["action"] if len(names) > len(commands) else []
+            )
             if commands:
                 parts.append(f"{'action by synergy' if self.commanded else 'synergy'}: {', '.join(commands)}")
             sources[muscle] = " + ".join(parts) or "passive"
@@ -184,9 +185,7 @@ def with_action_channels(model: NmsModel, params: NmsParams, muscles: Sequence[s
             raise InputError(f"actuated names {muscle!r}, which the subject has not; {near(muscle, model.muscles)}")
     weights = np.asarray(model.channel_weights)
     for muscle in muscles:
-        row = weights[model.muscles.index(muscle)]
-        taken = [c for c, w in zip(model.channels, row, strict=True) if w != 0]
-        taken += [c for m, c in model.synergy_pairs if m == muscle]
+        taken = model.sources(muscle)
         if taken:
             raise InputError(
                 f"actuated names {muscle!r}, which recorded channels or synergies already drive ({listed(taken)}); "

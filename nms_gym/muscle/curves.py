@@ -98,7 +98,7 @@ class DeGrooteFregly2016:
     def force_velocity(self, velocity: Array) -> Array:
         """``d1 asinh(d2 v + d3) + d4``, the paper's logarithm written without cancellation; 0 at -1, 1 at 0."""
         z = self.d2 * velocity + self.d3
-        # asinh is odd. XLA's own is several times slower on a CPU: it guards against an overflow that is impossible here.
+        # asinh is odd. XLA's own is several times slower on a CPU: it guards against overflow, impossible here.
         side = jnp.where(z < 0.0, -1.0, 1.0)
         return self.d1 * side * jnp.log(side * z + jnp.sqrt(z * z + 1.0)) + self.d4
 
