@@ -104,7 +104,8 @@ def make_data(problem: Problem) -> Data:
         still, moments, counted = _stacked(problem.passive)
         known = np.isfinite(moments) & counted[:, :, None]
         few = np.sqrt(np.minimum(1.0, PASSIVE_POSES / np.maximum(known.sum(axis=1, keepdims=True), 1)))
-        passive = Stack(still, np.where(known, moments, 0.0), known * few / (p.passive_tolerance or PASSIVE_TOLERANCE))
+        tolerance = p.passive_tolerance or PASSIVE_TOLERANCE
+        passive = Stack(still, np.where(known, moments, 0.0), known * few / tolerance)  # type: ignore[arg-type]
     rows = group_rows(problem, make_layout(problem)) / (p.group_tolerance or np.inf)
     return Data(
         train=Stack(replay, target * mask[:, :, None], weight),  # type: ignore[arg-type]
