@@ -125,6 +125,73 @@ def test_a_study_is_read_as_written(tmp_path):
     assert study.start.max_isometric_force[-1] == arm.parameters["max_isometric_force"][arm.muscles.index("BRA")]
 
 
+def test_synergies_validation_and_passive_trials(tmp_path):
+    """The tables reach the problem: commands, freedom of weights, what is left out, and passive moments."""
+    passive = """
+[[passive]]
+file = "passive.npz"
+coordinates = "coordinates"
+moments = "moments"
+q = "q"
+"""
+    path = write_study(
+        tmp_path,
+        ('passive_muscles = ["BRA"]\n', '[synergies]\nnumber = 2\nweight = 0.2\nmuscles = ["BRA"]\n'),
+        ("[solver]", '[validation]\nby = "trial"\nstrengths = [1, 2.5]\n[penalties]\neffort_tolerance = 0.3\n[solver]'),
+    )
+    path.write_text(path.read_text(encoding="utf-8") + passive, encoding="utf-8")
+    poses = recording("reach_2")
+    np.savez(
+        tmp_path / "passive.npz", q=poses["q"][::40], moments=poses["moments"][::40], coordinates=poses["coordinates"]
+    )
+    study = read_study(path)
+    assert study.model.synergy_muscles == ("BRA",)
+    assert study.model.commands == ("synergy_1", "synergy_2")
+    assert study.synergies is not None
+    assert study.synergies.total_vaf > 0.8
+    assert "synergy_weight" in [f.kind for f in study.free]
+    np.testing.assert_array_equal(study.start.synergy_weight, [0.2, 0.2])
+    assert study.validation.by == "trial"
+    assert study.validation.strengths == (1.0, 2.5)
+    assert study.validation.labels(study.train) == ("reach_1", "reach_2")
+    problem = study.problem
+    assert problem.penalties.effort_tolerance == 0.3
+    assert len(problem.passive) == 1
+    assert problem.passive[0].coordinates == problem.coordinates
+    # Only the training windows were looked at: another held-out trial changes no synergy.
+    again = read_study(
+        write_study(
+            tmp_path,
+            ('passive_muscles = ["BRA"]\n', '[synergies]\nnumber = 2\nmuscles = ["BRA"]\n'),
+            ('name = "reach_3"\nheld_out = true', 'name = "reach_3"\nheld_out = [[0.1, 0.4]]'),
+        )
+    )
+    np.testing.assert_array_equal(again.model.synergies.vectors, study.model.synergies.vectors)
+
+
+def test_synergy_only_tracks_the_emg(tmp_path):
+    path = write_study(tmp_path, ("[solver]", '[synergies]\nmode = "synergy_only"\nnumber = 2\n[solver]'))
+    study = read_study(path)
+    assert study.model.recorded_muscles == ()
+    assert study.model.passive_muscles == ("BRA",)
+    assert study.tracked is not None
+    np.testing.assert_array_equal(study.tracked[:, :3].any(axis=1), [True] * 5 + [False])
+    assert study.problem.tracked_weights.shape == (6, 5)
+
+
+def test_expected_prior_of_weights(tmp_path):
+    """A prior from neighbours and effort: other starts than the flat one, and a spread for every weight."""
+    path = write_study(
+        tmp_path,
+        ('passive_muscles = ["BRA"]\n', '[synergies]\nnumber = 2\nprior = "expected"\nmuscles = ["BRA"]\n'),
+    )
+    study = read_study(path)
+    (weights,) = (f for f in study.free if f.kind == "synergy_weight")
+    assert [name for name, _ in weights.own_sd] == ["BRA:synergy_1", "BRA:synergy_2"]
+    assert not np.allclose(study.start.synergy_weight, 0.1)
+    assert (study.start.synergy_weight >= 0).all()
+
+
 def test_session_normalisation_spans_all_trials(tmp_path):
     study = read_study(write_study(tmp_path))
     largest = np.max([t.emg.max(axis=0) for t in study.trials.values()], axis=0)
@@ -372,6 +439,48 @@ BAD_STUDIES = {
         "[solver]",
         "[penalties]\nfiber_length_range = [1.5, 0.5]\n[solver]",
         r"\[penalties\]: fiber_length_range is",
+    ),
+    "unknown synergy mode": (
+        "[solver]",
+        '[synergies]\nmode = "hybrid"\n[solver]',
+        r"\[synergies\]: mode is 'hybrid'; use one of 'emg_driven', 'synergy_hybrid', 'synergy_only'",
+    ),
+    "more synergies than channels": (
+        'passive_muscles = ["BRA"]\n',
+        '[synergies]\nnumber = 4\nmuscles = ["BRA"]\n',
+        "number is 4; expected 1 to 3",
+    ),
+    "synergies that drive nothing": ("[solver]", "[synergies]\nnumber = 2\n[solver]", "synergies drive nothing"),
+    "synergies for a recorded muscle": (
+        "[solver]",
+        '[synergies]\nmuscles = ["TRIlong"]\n[solver]',
+        "'TRIlong', which a channel drives",
+    ),
+    "unknown prior of synergies": ("[solver]", '[synergies]\nprior = "good"\n[solver]', "prior is 'good'; use one of"),
+    "penalty without effect": (
+        "[solver]",
+        "[penalties]\neffort_tolerance = 0.1\n[solver]",
+        "effort_tolerance is 0.1, but no muscle is driven by synergies alone",
+    ),
+    "unknown way of leaving out": (
+        "[solver]",
+        '[validation]\nby = "day"\n[solver]',
+        "by is 'day'; use one of 'stride'",
+    ),
+    "speeds for nothing": (
+        "[solver]",
+        '[validation]\nby = "trial"\nspeeds = { reach_1 = "slow" }\n[solver]',
+        "speeds are given, but by is 'trial'",
+    ),
+    "strength of zero": (
+        "[solver]",
+        "[validation]\nstrengths = [0]\n[solver]",
+        r"strengths is \[0\]; expected numbers",
+    ),
+    "passive trials without geometry": (
+        "[[trials]]",
+        '[[passive]]\nfile = "reach_1.npz"\ncoordinates = "coordinates"\nmoments = "moments"\n[[trials]]',
+        r"\[\[passive\]\] 1: give 'q'",
     ),
     "unknown solver": ("[solver]", '[solver]\nname = "sgd"', r"\[solver\]: name is 'sgd'.*'lm'"),
     "no starts": ("starts = 2", "starts = 0", "starts is 0; expected at least 1"),
