@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from calibration.missing import with_prior
+from calibration.missing import Belief, with_prior
 from calibration.problem import DEFAULT_FREE, Free
 from calibration.study_keys import Keys, at
 from calibration.synergies import CHANNEL_VAF, TOTAL_VAF, Synergies, add_synergies, extract
@@ -39,6 +39,9 @@ class SynergyPlan:
     weight: float = 0.1
     """that every synthesised muscle starts from, per command, where the prior is flat"""
     prior: str = "flat"
+    tightness: float = 1.0
+    """how closely the fit keeps to an expected prior, in its own standard deviations; small keeps the expected signals
+    whatever the moments say"""
     gait: bool = False
     """whether published timing of muscles in gait may be part of what is expected"""
 
@@ -58,6 +61,7 @@ def read_plan(keys: Keys) -> SynergyPlan:
         residuals=keys.take("residuals", bool, False),
         weight=keys.take("weight", float, 0.1),
         prior=keys.take("prior", str, "flat"),
+        tightness=keys.take("tightness", float, 1.0),
         gait=keys.take("gait", bool, False),
     )
     keys.finish()
@@ -68,6 +72,8 @@ def read_plan(keys: Keys) -> SynergyPlan:
     for name, low, high in (("total_vaf", 0.0, 1.0), ("channel_vaf", 0.0, 1.0), ("weight", 0.0, 1.0)):
         if not low <= getattr(plan, name) <= high:
             raise InputError(f"{keys.where}: {name} is {getattr(plan, name):g}; expected {low:g} to {high:g}")
+    if not plan.tightness > 0:
+        raise InputError(f"{keys.where}: tightness is {plan.tightness:g}; expected a number above 0")
     if plan.restarts < 0 or plan.seed < 0:
         raise InputError(f"{keys.where}: restarts is {plan.restarts}, seed {plan.seed}; expected 0 or more")
     return plan
@@ -128,6 +134,7 @@ def expected(
     if plan.prior == "flat" or driven.synergies is None:
         return driven.start, free
     with at(plan.where):
+        belief = Belief(tightness=plan.tightness)
         weights = next((f for f in free if f.kind == "synergy_weight"), DEFAULT_FREE["synergy_weight"])
-        start, weights, _ = with_prior(driven.model, driven.start, windows, gait=plan.gait, free=weights)
+        start, weights, _ = with_prior(driven.model, driven.start, windows, belief, gait=plan.gait, free=weights)
     return start, tuple(weights if f.kind == "synergy_weight" else f for f in free)

@@ -456,6 +456,7 @@ BAD_STUDIES = {
         '[synergies]\nmuscles = ["TRIlong"]\n[solver]',
         "'TRIlong', which a channel drives",
     ),
+    "prior that is not tight at all": ("[solver]", "[synergies]\ntightness = 0\n[solver]", "tightness is 0; expected"),
     "unknown prior of synergies": ("[solver]", '[synergies]\nprior = "good"\n[solver]', "prior is 'good'; use one of"),
     "penalty without effect": (
         "[solver]",
