@@ -123,6 +123,7 @@ def synergy_table(model: NmsModel, params: NmsParams, found: Synergies | None) -
     weights = dict(zip(model.synergy_pairs, np.asarray(params.synergy_weight, float), strict=True))
     return {
         "names": basis.names,
+        "commands": basis.command_names,
         "rule": "" if found is None else found.rule,
         "total": "" if found is None else percent(found.total_vaf, 1),
         "channels": [
@@ -137,7 +138,7 @@ def synergy_table(model: NmsModel, params: NmsParams, found: Synergies | None) -
             {
                 "name": m,
                 "residual": m in model.recorded_muscles,
-                "weights": [number(float(weights[m, c])) if (m, c) in weights else "–" for c in basis.names],
+                "weights": [number(float(weights[m, c])) if (m, c) in weights else "–" for c in basis.command_names],
             }
             for m in model.synergy_muscles
         ],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ class SynergyPlan:
     muscles: tuple[str, ...] = ()
     """that synergies drive; all without a channel that are not named passive when empty"""
     residuals: bool = False
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    """trial -> task, where weights differ between tasks; the person's where empty"""
     weight: float = 0.1
     """that every synthesised muscle starts from, per command, where the prior is flat"""
     prior: str = "flat"
@@ -59,6 +62,7 @@ def read_plan(keys: Keys) -> SynergyPlan:
         seed=keys.take("seed", int, 0),
         muscles=keys.names("muscles", None),
         residuals=keys.take("residuals", bool, False),
+        tasks=keys.take("tasks", dict, {}),
         weight=keys.take("weight", float, 0.1),
         prior=keys.take("prior", str, "flat"),
         tightness=keys.take("tightness", float, 1.0),
@@ -72,6 +76,9 @@ def read_plan(keys: Keys) -> SynergyPlan:
     for name, low, high in (("total_vaf", 0.0, 1.0), ("channel_vaf", 0.0, 1.0), ("weight", 0.0, 1.0)):
         if not low <= getattr(plan, name) <= high:
             raise InputError(f"{keys.where}: {name} is {getattr(plan, name):g}; expected {low:g} to {high:g}")
+    for trial, task in plan.tasks.items():
+        if not isinstance(task, str) or not task:
+            raise InputError(f"{keys.where}: the task of {trial!r} is {task!r}; expected a name in quotes")
     if not plan.tightness > 0:
         raise InputError(f"{keys.where}: tightness is {plan.tightness:g}; expected a number above 0")
     if plan.restarts < 0 or plan.seed < 0:
@@ -119,7 +126,8 @@ def drive(
             seed=plan.seed,
         )
         options: dict[str, Any] = {"residuals": plan.residuals, "only": plan.mode == "synergy_only"}
-        model, start, tracked = add_synergies(model, start, found.basis, muscles=muscles, weight=plan.weight, **options)
+        basis = dataclasses.replace(found.basis, tasks=tuple(plan.tasks.items()))
+        model, start, tracked = add_synergies(model, start, basis, muscles=muscles, weight=plan.weight, **options)
     return Driven(model, start, tracked, found)
 
 

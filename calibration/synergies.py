@@ -194,15 +194,15 @@ def add_synergies(
     driven = [m for m in model.muscles if m in chosen or m in recorded]
     if not driven:
         raise InputError("synergies drive nothing: every muscle has a channel; name muscles, or use mode 'emg_driven'")
-    columns = len(basis.names)
+    columns = len(basis.command_names)
     old = np.asarray(model.channel_weights, float)
     weights = np.pad(old, ((0, 0), (0, columns)))
     extended = replace(
         model,
-        channels=(*model.channels, *basis.names),
+        channels=(*model.channels, *basis.command_names),
         channel_weights=np.zeros_like(weights) if only else weights,
         synergies=basis,
-        synergy_pairs=tuple((m, c) for m in driven for c in basis.names),
+        synergy_pairs=tuple((m, c) for m in driven for c in basis.command_names),
     )
     values: dict[str, Any] = {k: v for k, v in vars(start).items() if k != "synergy_weight"}
     spread = {"emg_gain": np.ones(columns), "electromechanical_delay": np.full(columns, _typical_delay(start))}
@@ -210,7 +210,7 @@ def add_synergies(
     # What the synergies make of a muscle's own channels, with the gain the calibration starts from.
     gains = np.asarray(start.emg_gain, float)
     rows = [list(model.channels).index(c) for c in basis.channels]
-    own = (old * gains)[:, rows] @ np.asarray(basis.vectors, float)
+    own = np.tile((old * gains)[:, rows] @ np.asarray(basis.vectors, float), columns // len(basis.names))
     first = {m: np.full(columns, weight) for m in driven}
     if only:
         first |= {m: own[model.muscles.index(m)] for m in recorded}

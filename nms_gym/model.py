@@ -88,7 +88,7 @@ class NmsModel:
     rigid_tendons: tuple[str, ...] = static(default=())
     """muscles whose tendon is rigid when ``settings.tendon`` is "mixed" (``tendon.rigid_by_rule`` chooses them)"""
     synergies: SynergyBasis | None = None
-    """turns recorded envelopes into commands; its names are channels too, next to one another"""
+    """turns recorded envelopes into commands; its commands are channels too, next to one another"""
     synergy_pairs: tuple[tuple[str, str], ...] = static(default=())
     """(muscle, command) for every weight of ``NmsParams.synergy_weight``; a muscle that also has a recorded channel
     gets a residual excitation this way, which may be negative"""
@@ -105,7 +105,7 @@ class NmsModel:
     @property
     def commands(self) -> tuple[str, ...]:
         """Channels that are synergy commands."""
-        return () if self.synergies is None else self.synergies.names
+        return () if self.synergies is None else self.synergies.command_names
 
     @property
     def recorded_channels(self) -> tuple[str, ...]:

@@ -200,7 +200,7 @@ def _channels(model: NmsModel, trial: Trial, rows: slice) -> np.ndarray:
     recorded = {c: np.maximum(trial.emg[rows, trial.channels.index(c)], 0.0) for c in model.recorded_channels}
     if model.synergies is not None:
         envelopes = np.stack([recorded[c] for c in model.synergies.channels], axis=1)
-        recorded |= zip(model.commands, model.synergies.commands(envelopes).T, strict=True)
+        recorded |= zip(model.commands, model.synergies.commands(envelopes, trial.name).T, strict=True)
     return np.stack([recorded[c] for c in model.channels], axis=1)
 
 

@@ -194,6 +194,7 @@ def _synergy_record(model: NmsModel) -> dict[str, Any] | None:
     vectors = np.asarray(basis.vectors, float)
     return {
         "signed": basis.signed,
+        "tasks": dict(basis.tasks),
         "vectors": {
             command: {channel: float(v) for channel, v in zip(basis.channels, column, strict=True)}
             for command, column in zip(basis.names, vectors.T, strict=True)
@@ -462,9 +463,7 @@ def _synergies(
     signed = _entry(record, "signed", bool, where)
     vectors = _entry(record, "vectors", dict, where)
     driven = _entry(record, "muscles", dict, where)
-    for command in vectors:
-        if command not in channels:
-            raise InputError(f"{where}: {command!r} is no channel of the subject; {near(command, channels)}")
+    tasks = _entry(record, "tasks", dict, where)
     recorded = list(next(iter(vectors.values()), {}))
     for command in vectors:
         column = _entry(vectors, command, dict, f"{where}: vectors")
@@ -478,13 +477,19 @@ def _synergies(
         if muscle not in muscles:
             raise InputError(f"{where}: no muscle {muscle!r}; {near(muscle, muscles)}")
         for command in commands:
-            if command not in vectors:
-                raise InputError(f"{where}: {muscle!r} has command {command!r}; {near(str(command), list(vectors))}")
             pairs.append((muscle, command))
     try:
-        basis = make_basis(tuple(vectors), recorded, np.reshape(values, (len(recorded), len(vectors))), signed=signed)
+        basis = make_basis(
+            tuple(vectors), recorded, np.reshape(values, (len(recorded), len(vectors))), signed=signed, tasks=tasks
+        )
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
+    for command in basis.command_names:
+        if command not in channels:
+            raise InputError(f"{where}: {command!r} is no channel of the subject; {near(command, channels)}")
+    for muscle, command in pairs:
+        if command not in basis.command_names:
+            raise InputError(f"{where}: {muscle!r} has command {command!r}; {near(str(command), basis.command_names)}")
     return basis, tuple(pairs)
 
 

@@ -218,6 +218,27 @@ def test_commands_of_a_segment_come_from_its_emg():
     np.testing.assert_allclose(part.replay.excitations[-20:], whole.replay.excitations[-20:], atol=1e-12)
 
 
+def test_weights_per_task():
+    """Every task has its own commands, silent in the recordings of the others, and so its own weights."""
+    model = arm()
+    found = extract([recording(0).emg, recording(1).emg], CHANNELS, number=2).basis
+    basis = dataclasses.replace(found, tasks=(("reach0", "slow"), ("reach1", "fast"), ("reach2", "slow")))
+    model, start, _ = add_synergies(model, make_params(model, ARM.parameters), basis)
+    assert model.commands == ("synergy_1@slow", "synergy_2@slow", "synergy_1@fast", "synergy_2@fast")
+    weights = dict(zip(entries(model, "synergy_weight"), [0.4, 0.1, 0.0, 0.3], strict=True))
+    params = make_params(model, {**vars(start), "synergy_weight": weights})
+    for name, own in (("reach0", [0.4, 0.1]), ("reach1", [0.0, 0.3]), ("reach2", [0.4, 0.1])):
+        trial = recording(int(name[-1]))
+        segment = make_segment(model, trial, lead_in=0.0)
+        # Without delay, and before saturation bites, the excitation is weights times commands.
+        now = dataclasses.replace(params, electromechanical_delay=np.zeros(7))
+        rows = segment.replay.excitations[-len(trial.time) :]
+        u = np.asarray(muscle_excitation(model, now, jnp.asarray(rows)))[:, 5]
+        np.testing.assert_allclose(u, found.commands(trial.emg) @ own, atol=1e-3)
+    with pytest.raises(InputError, match=r"'reach5' belongs to no task.*reach0 \(slow\)"):
+        make_segment(model, recording(5))
+
+
 # ---- what is refused ----
 
 
@@ -402,6 +423,17 @@ def subject():
     model, start, _ = hybrid(residuals=True)
     weights = np.random.default_rng(6).uniform(0.02, 0.4, len(start.synergy_weight))
     return Subject("hybrid arm", model, dataclasses.replace(start, synergy_weight=weights), synthetic=True)
+
+
+def test_subject_file_keeps_tasks(tmp_path):
+    model = arm()
+    basis = extract([recording(0).emg], CHANNELS, number=2).basis
+    basis = dataclasses.replace(basis, tasks=(("reach0", "slow"), ("reach1", "fast")))
+    model, start, _ = add_synergies(model, make_params(model, ARM.parameters), basis)
+    save_subject(tmp_path / "s.json", Subject("two tasks", model, start, synthetic=True))
+    again = load_subject(tmp_path / "s.json")
+    assert again.model.synergies.tasks == basis.tasks
+    assert again.model.synergy_pairs == model.synergy_pairs
 
 
 def test_subject_file_keeps_everything(tmp_path, subject):

@@ -8,7 +8,7 @@ excited by the same commands with weights of their own, which calibration finds 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,25 +29,58 @@ class SynergyBasis:
     """Vectors that turn envelopes of recorded channels into commands."""
 
     names: tuple[str, ...] = static()
-    """S, of the commands; each is a channel of the model"""
+    """S, of the synergies"""
     channels: tuple[str, ...] = static()
     """C, recorded channels that the commands are found from"""
     signed: bool = static()
     """whether vectors and commands may be negative (principal components)"""
     vectors: Array
     """(C, S) envelope of each channel per unit of each command"""
+    tasks: tuple[tuple[str, str], ...] = static(default=())
+    """(recording, task) where muscles have other weights in every task; () where weights are the person's"""
 
-    def commands(self, envelopes: np.ndarray) -> np.ndarray:
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Tasks, in the order first named."""
+        return tuple(dict.fromkeys(task for _, task in self.tasks))
+
+    @property
+    def command_names(self) -> tuple[str, ...]:
+        """Channels of the model: one per synergy, or per task and synergy, ``synergy_1@slow``."""
+        return tuple(f"{n}@{task}" for task in self.labels for n in self.names) or self.names
+
+    def commands(self, envelopes: np.ndarray, recording: str | None = None) -> np.ndarray:
         """Commands ``(T, S)`` that come nearest to ``envelopes (T, C)``: least squares, sample by sample, without
-        negative commands (Lawson & Hanson 1974) unless ``signed``."""
+        negative commands (Lawson & Hanson 1974) unless ``signed``.
+
+        With ``tasks``, ``(T, tasks times S)``: those of the recording's task, and zeros for the others.
+
+        Raises:
+            InputError: the recording belongs to no task.
+        """
         vectors = np.asarray(self.vectors, float)
         if self.signed:
-            return np.asarray(envelopes, float) @ np.linalg.pinv(vectors).T
-        return np.array([nnls(vectors, np.maximum(row, 0.0))[0] for row in np.asarray(envelopes, float)])
+            found = np.asarray(envelopes, float) @ np.linalg.pinv(vectors).T
+        else:
+            found = np.array([nnls(vectors, np.maximum(row, 0.0))[0] for row in np.asarray(envelopes, float)])
+        if not self.tasks:
+            return found
+        task = dict(self.tasks).get(recording or "")
+        if task is None:
+            raise InputError(
+                f"recording {recording!r} belongs to no task, and synergy weights are those of a task: "
+                f"there are {listed(f'{trial} ({task})' for trial, task in self.tasks)}; name it in [synergies] tasks"
+            )
+        return np.concatenate([found if task == label else np.zeros_like(found) for label in self.labels], axis=1)
 
 
 def make_basis(
-    names: Sequence[str], channels: Sequence[str], vectors: np.ndarray, *, signed: bool = False
+    names: Sequence[str],
+    channels: Sequence[str],
+    vectors: np.ndarray,
+    *,
+    signed: bool = False,
+    tasks: Mapping[str, str] | None = None,
 ) -> SynergyBasis:
     """A checked basis of ``vectors (C, S)``.
 
@@ -73,7 +106,8 @@ def make_basis(
     empty = [n for n, column in zip(names, vectors.T, strict=True) if not column.any()]
     if empty:
         raise InputError(f"synergy {listed(empty)} has no weight on any channel; leave it out")
-    return SynergyBasis(tuple(names), tuple(channels), signed, vectors)  # type: ignore[arg-type]
+    pairs = tuple((tasks or {}).items())
+    return SynergyBasis(tuple(names), tuple(channels), signed, vectors, pairs)  # type: ignore[arg-type]
 
 
 def synthesised(commands: Array, weights: Array, muscles: np.ndarray, columns: np.ndarray, count: int) -> Array:
