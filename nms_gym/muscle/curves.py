@@ -99,7 +99,8 @@ class DeGrooteFregly2016:
         """``d1 asinh(d2 v + d3) + d4``, the paper's logarithm written without cancellation; 0 at -1, 1 at 0."""
         z = self.d2 * velocity + self.d3
         # asinh is odd. XLA's own is several times slower on a CPU: it guards against overflow, impossible here.
-        side = jnp.where(z < 0.0, -1.0, 1.0)
+        one = jnp.ones_like(z)
+        side = jnp.where(z < 0.0, -one, one)
         return self.d1 * side * jnp.log(side * z + jnp.sqrt(z * z + 1.0)) + self.d4
 
     def passive_force_length(self, length: Array, strain: Array) -> Array:
