@@ -290,6 +290,7 @@ def test_rigid_tendons_have_no_strain():
         "activation_time_constant",
         "deactivation_time_constant",
         "tendon_strain_at_one_norm_force",
+        "synergy_weight",
     )
     with pytest.raises(InputError, match=r"tendon_strain_at_one_norm_force has no effect .*tendon='rigid'"):
         problem_of(model, (DEFAULT_FREE["tendon_strain_at_one_norm_force"],))
