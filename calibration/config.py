@@ -62,6 +62,8 @@ class Study:
     """(M, C) channels whose EMG is followed, not obeyed (mode synergy_only)"""
     synergies: Synergies | None = None
     validation: ValidationPlan = field(default_factory=ValidationPlan)
+    polish: bool = False
+    """whether Levenberg-Marquardt goes on where the solver ended"""
 
     @property
     def problem(self) -> Problem:
@@ -120,7 +122,13 @@ def read_study(
     free = _free(keys, settings, plan)
     groups = {k: names_of(f"{file} [groups]: {k}", v) for k, v in keys.take("groups", dict, {}).items()}
     penalties = from_table(Penalties, keys.table("penalties", {}))
-    options = _solver(keys.table("solver", {}))
+    solver = keys.table("solver", {})
+    polish = solver.take("polish", bool, False)
+    options = _solver(solver)
+    if polish and options["solver"] == "lm":
+        raise InputError(
+            f"{solver.where}: polish is Levenberg-Marquardt after another solver; name one, or leave it out"
+        )
     model_keys, start_keys, trial_tables = keys.table("model"), keys.table("start", {}), keys.take("trials", list)
     passive_tables = keys.take("passive", list, [])
     validation = read_validation(keys.table("validation", {}))
@@ -173,6 +181,7 @@ def read_study(
         tracked=driven.tracked,
         synergies=driven.synergies,
         validation=validation,
+        polish=polish,
         sources=_sources(trials.values()),
     )
 

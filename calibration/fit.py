@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import functools
 import time
@@ -93,6 +94,7 @@ def fit(
     learning_rate: float = 0.05,
     tolerance: float = 1e-4,
     seed: int = 0,
+    initial: np.ndarray | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> CalibrationResult:
     """Calibrate. Runs in float64 whatever JAX's global setting, which it leaves alone.
@@ -106,10 +108,11 @@ def fit(
         learning_rate: of the optax solvers, in prior standard deviations.
         tolerance: relative decrease of the cost below which a start is done.
         seed: of the starts.
+        initial: (starts, P) points to start from instead; see ``polished`` for what it is good for.
         progress: called every few iterations. A ``KeyboardInterrupt`` ends the search with the best parameters so far.
 
     Raises:
-        InputError: unknown solver, or no start or iteration at all.
+        InputError: unknown solver, no start or iteration at all, or starting points of another problem.
     """
     if solver not in SOLVERS:
         raise InputError(f"no solver {solver!r}; there are {listed(SOLVERS)}")
@@ -120,11 +123,14 @@ def fit(
     with jax.enable_x64(True):
         began = time.perf_counter()
         layout = make_layout(problem)
+        if initial is not None and np.shape(initial)[1:] != (layout.size,):
+            raise InputError(f"initial has shape {np.shape(initial)}; expected (starts, {layout.size})")
         # Only the schedule of the optax solvers depends on rate and limit; for "lm" they must not compile anew.
         schedule = (0.0, 0) if solver == "lm" else (learning_rate, limit)
         loop = _make_loop(layout, problem.penalties, solver, tolerance, *schedule)
         model, data, start = jax.tree.map(jnp.asarray, float64((problem.model, make_data(problem), problem.start)))
-        z0 = jnp.asarray(starting_points(layout, starts, seed))
+        points = starting_points(layout, starts, seed) if initial is None else np.asarray(initial, float)
+        z0 = jnp.asarray(np.clip(points, layout.low, layout.high))
         search = loop.begin(z0)
         # Compiles when no problem of this shape was solved before; nothing runs.
         advance = functools.partial(loop.advance, model, data, start)
@@ -169,6 +175,29 @@ def fit(
             compile_seconds=compiled - began,
             run_seconds=time.perf_counter() - compiled,
         )
+
+
+def polished(
+    problem: Problem, result: CalibrationResult, *, progress: Callable[[Progress], None] | None = None
+) -> CalibrationResult:
+    """Levenberg-Marquardt from where every start of another solver ended: adaptive gradient descent finds the valley,
+    this its bottom. History, iterations and times are those of both.
+
+    Raises:
+        InputError: ``result`` belongs to another problem.
+    """
+    end = fit(problem, solver="lm", initial=result.all_z, progress=progress)
+    if not len(end.history):  # interrupted before it began
+        return dataclasses.replace(result, status=end.status)
+    return dataclasses.replace(
+        end,
+        solver=f"{result.solver}, lm",
+        start_cost=result.start_cost,
+        history=np.concatenate([result.history, end.history]),
+        iterations=result.iterations + end.iterations,
+        compile_seconds=result.compile_seconds + end.compile_seconds,
+        run_seconds=result.run_seconds + end.run_seconds,
+    )
 
 
 def cost_by_block(problem: Problem, z: np.ndarray) -> dict[str, float]:

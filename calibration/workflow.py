@@ -15,7 +15,7 @@ from calibration.analysis import Analysis, analyse
 from calibration.assisted import Assistance, assist
 from calibration.config import Say, Study, require_file_name
 from calibration.cross_validation import CrossValidation, cross_validate, with_prior_strength
-from calibration.fit import CalibrationResult, Progress, Status, fit
+from calibration.fit import CalibrationResult, Progress, Status, fit, polished
 from calibration.posterior import Interval, save_people
 from calibration.study_keys import at
 from calibration.validation import compare, predict_segment, tabulate
@@ -71,6 +71,8 @@ def calibrate(
             validated = cross_validate(problem, labels, strengths=plan.strengths, precision="float32")
         study = dataclasses.replace(study, free=with_prior_strength(problem, validated.strength).free)
     result = fit(study.problem, progress=progress, **study.fit_options)
+    if study.polish and result.status is not Status.INTERRUPTED:
+        result = polished(study.problem, result, progress=progress)
     if not len(result.history):
         # Stopped before the first iteration: there is nothing worth keeping.
         raise KeyboardInterrupt

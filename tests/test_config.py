@@ -483,6 +483,7 @@ BAD_STUDIES = {
         '[[passive]]\nfile = "reach_1.npz"\ncoordinates = "coordinates"\nmoments = "moments"\n[[trials]]',
         r"\[\[passive\]\] 1: give 'q'",
     ),
+    "polish of itself": ("[solver]", "[solver]\npolish = true", "polish is Levenberg-Marquardt after another solver"),
     "unknown solver": ("[solver]", '[solver]\nname = "sgd"', r"\[solver\]: name is 'sgd'.*'lm'"),
     "no starts": ("starts = 2", "starts = 0", "starts is 0; expected at least 1"),
     "no iterations": ("max_iterations = 6", "max_iterations = 0", "max_iterations is 0; expected at least 1"),

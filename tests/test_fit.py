@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from calibration.fit import Progress, Status, _make_loop, fit, starting_points
+from calibration.fit import Progress, Status, _make_loop, fit, polished, starting_points
 from calibration.problem import Free, Problem, make_layout, params_at
 from calibration.residuals import make_data, make_objective
 from calibration.validation import compare, evaluate, predict_segment, tabulate
@@ -184,6 +184,20 @@ def test_second_fit_of_the_layout_does_not_compile(person, calibrated):
     with compiling_nothing(problem):
         second = fit(dataclasses.replace(problem, segments=other), starts=2, max_iterations=60)
     assert second.cost != first.cost
+
+
+def test_polishing_reaches_the_bottom(person, calibrated):
+    """A few steps of gradient descent, then Levenberg-Marquardt: as low as Levenberg-Marquardt alone."""
+    best = calibrated[0].cost
+    rough = fit(person[0], solver="adam", starts=1, learning_rate=0.2, max_iterations=25)
+    result = polished(person[0], rough)
+    assert rough.cost > 1.05 * best
+    assert result.cost == pytest.approx(best, rel=1e-2)
+    assert result.solver == "adam, lm"
+    assert result.start_cost == rough.start_cost
+    assert len(result.history) >= len(rough.history) + result.iterations - rough.iterations > len(rough.history)
+    with pytest.raises(InputError, match=r"initial has shape \(1, 2\); expected \(starts, "):
+        fit(person[0], initial=np.zeros((1, 2)))
 
 
 def test_adam_comes_close(person, calibrated):
