@@ -282,7 +282,7 @@ def test_gradients_match_central_differences(tendon):
         np.testing.assert_allclose(gradient @ direction, difference, rtol=2e-5, atol=1e-7)
         np.testing.assert_allclose(slope(direction), difference, rtol=2e-5, atol=1e-7)
     named = unravel(gradient)
-    unused = {"filter_time_constant_1", "filter_time_constant_2"}
+    unused = {"filter_time_constant_1", "filter_time_constant_2", "synergy_weight"}  # no synergies here
     unused |= {"tendon_strain_at_one_norm_force"} if tendon == "rigid" else set()
     for kind in vars(named[0]):
         assert bool(np.any(np.asarray(getattr(named[0], kind)) != 0)) == (kind not in unused), kind
