@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -34,7 +33,6 @@ from calibration.truncated_normal import log_box_probability, sample_box
 from calibration.validation import PADDING, float64
 from nms_gym.errors import InputError, listed
 from nms_gym.model import PARAMETER_KINDS, PARAMETER_UNITS, NmsModel, NmsParams, entries, predict_moments
-from nms_gym.recording.storage import atomic_path
 from nms_gym.replay import Segment, padded
 
 NoiseKind = Literal["achieved", "assumed"]
@@ -45,8 +43,6 @@ SAME_SOLUTION = 2.0
 # anything about its noise, and the division would blow up.
 MOST_TAKEN = 0.75
 
-FORMAT = "nms-gym-posterior"
-VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -424,7 +420,7 @@ def _moments(model: NmsModel, people: NmsParams, replay: Any) -> jax.Array:
     return jax.vmap(lambda p: predict_moments(model, p, replay).moments)(people)
 
 
-# --- files --------------------------------------------------------------
+# --- for the record ----------------------------------------
 
 
 def to_record(posterior: Posterior, draws: np.ndarray, *, level: float = 0.9) -> dict[str, Any]:
@@ -441,40 +437,6 @@ def to_record(posterior: Posterior, draws: np.ndarray, *, level: float = 0.9) ->
         "names": {kind: list(entries(posterior.model, kind)) for kind in kinds},
         "samples": {kind: np.asarray(getattr(people, kind)).tolist() for kind in kinds},
     }
-
-
-def save_people(path: str | os.PathLike[str], model: NmsModel, people: NmsParams) -> None:
-    """Write parameters of many people ``(n, ...)`` to an ``.npz``, with the names of the entries of every kind."""
-    arrays: dict[str, Any] = {kind: np.asarray(getattr(people, kind), float) for kind in PARAMETER_KINDS}
-    arrays |= {f"names of {kind}": np.array(entries(model, kind), dtype=str) for kind in PARAMETER_KINDS}
-    arrays |= {"format": np.array(FORMAT), "version": np.array(VERSION)}
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
-
-
-def load_people(path: str | os.PathLike[str], model: NmsModel) -> NmsParams:
-    """Read what ``save_people`` wrote, matched to the model's entries by name.
-
-    Raises:
-        InputError: not such a file, of another version, or an entry of the model is missing.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            stored = dict(file)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable file of posterior draws ({error})") from error
-    found = (str(stored.get("format", "")), int(stored.get("version", 0)))
-    if found != (FORMAT, VERSION):
-        raise InputError(f"{path}: format and version are {found}; this program reads {(FORMAT, VERSION)}")
-    leaves: dict[str, Any] = {}
-    for kind in PARAMETER_KINDS:
-        have = [str(n) for n in stored.get(f"names of {kind}", ())]
-        missing = [n for n in entries(model, kind) if n not in have]
-        if missing or kind not in stored:
-            what = listed(missing) if missing else "this kind of parameter"
-            raise InputError(f"{path}: {kind} lacks {what}; draw again from this subject's posterior")
-        leaves[kind] = stored[kind][:, [have.index(n) for n in entries(model, kind)]]
-    return NmsParams(**leaves)
 
 
 def by_name(rows: Sequence[Interval]) -> Mapping[tuple[str, str], Interval]:

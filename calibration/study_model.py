@@ -19,6 +19,7 @@ from nms_gym.model import PARAMETER_KINDS, NmsModel, NmsParams, Settings, make_p
 from nms_gym.model_file import PARAMETERS, read_model_file
 from nms_gym.muscle.geometry import PolynomialPaths
 from nms_gym.muscle.tendon import rigid_by_rule
+from nms_gym.muscle_points import MusclePoints, points_from_osim
 from nms_gym.recording.osim import read_osim
 from nms_gym.recording.osim_model import Multibody
 from nms_gym.skeleton.files import part
@@ -26,7 +27,7 @@ from nms_gym.skeleton.files import part
 
 @dataclass(frozen=True)
 class MuscleParameters:
-    """Muscles with their parameters from wherever the study has them; paths and skeleton if any."""
+    """Muscles with their parameters from wherever the study has them; paths, skeleton and path points if any."""
 
     where: str
     muscles: tuple[str, ...]
@@ -35,6 +36,7 @@ class MuscleParameters:
     skeleton: Multibody | None
     passive: tuple[str, ...]
     """muscles that nothing is to drive"""
+    muscle_points: MusclePoints
 
 
 def read_parameters(
@@ -61,15 +63,19 @@ def read_parameters(
         path = folder.path(text, f"{keys.where}: file")
     muscles = chosen or tuple(dict.fromkeys(channels.muscles + synergy_muscles + passive))
     paths = skeleton = None
+    points: MusclePoints = {}
     with at(str(path)):
         if path.suffix == ".json":
             source = read_model_file(path).select(muscles=muscles)
             values, paths, skeleton = source.parameters, source.paths, source.skeleton
+            points = source.muscle_points
         elif path.suffix == ".osim":
             osim = read_osim(path)
             values = {kind: np.array([getattr(osim.muscle(m), kind) for m in muscles]) for kind in PARAMETERS}
             known = {c.name for c in osim.coordinates}
-            skeleton = part(osim, coordinates) if known.issuperset(coordinates) else None
+            if known.issuperset(coordinates):
+                skeleton = part(osim, coordinates)
+                points = points_from_osim(osim, muscles, [body.name for body in skeleton.bodies])
         elif path.suffix == ".csv":
             values = _parameter_table(path, muscles, columns)
         else:
@@ -78,7 +84,7 @@ def read_parameters(
         raise InputError(f"{keys.where}: columns is for a .csv, but file is {text!r}; remove it")
     if paths_file is not None:
         paths = read_model_file(paths_file).select(muscles=muscles).paths
-    return MuscleParameters(str(path), muscles, values, paths, skeleton, passive)
+    return MuscleParameters(str(path), muscles, values, paths, skeleton, passive, points)
 
 
 def _parameter_table(path: Path, muscles: Sequence[str], columns: Mapping[str, Any]) -> dict[str, np.ndarray]:

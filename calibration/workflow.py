@@ -16,11 +16,12 @@ from calibration.assisted import Assistance, assist
 from calibration.config import Say, Study, require_file_name
 from calibration.cross_validation import CrossValidation, cross_validate, with_prior_strength
 from calibration.fit import CalibrationResult, Progress, Status, fit, polished
-from calibration.posterior import Interval, save_people
+from calibration.posterior import Interval
 from calibration.study_keys import at
 from calibration.validation import compare, predict_segment, tabulate
 from nms_gym.errors import InputError
 from nms_gym.model import NmsModel, NmsOutput, NmsParams, entries
+from nms_gym.people import save_people
 from nms_gym.recording.storage import write_table
 from nms_gym.recording.trial import Trial
 from nms_gym.replay import Segment, make_segment

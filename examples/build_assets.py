@@ -5,8 +5,8 @@
 DIR holds ``arm26_elbow/original/arm26.osim`` and ``rajagopal_walk/original/subject_walk_scaled.osim``. The arm has
 ellipsoid wraps, so that its samples come from the real OpenSim (``pip install "nms-gym[opensim]"``); the leg needs no
 OpenSim. Prints the fit errors on held-out poses, muscles that miss the targets with their reason. With
-``--skeleton-only`` the shipped paths and muscle parameters stay as they are and only the skeleton is read again, in
-a second and without OpenSim.
+``--skeleton-only`` the shipped paths and muscle parameters stay as they are and only the skeleton and the points that
+muscles are drawn through are read again, in a second and without OpenSim.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from nms_gym.errors import InputError, listed
 from nms_gym.model_file import model_from_osim, read_model_file, write_model_file
 from nms_gym.muscle.opensim_sampler import opensim_sampler
 from nms_gym.muscle.path_fitting import direct_sampler, fit_paths
+from nms_gym.muscle_points import points_from_osim
 from nms_gym.recording.osim import read_osim
 from nms_gym.skeleton.files import part
 
@@ -78,11 +79,13 @@ ASSETS = {
 
 
 def add_skeleton(name: str, data: Path, out: Path) -> None:
-    """Read the skeleton again and leave everything else in the model file as it is."""
+    """Read the skeleton and the muscles' points again and leave everything else in the model file as it is."""
     file = out / name / "model.json"
     model = read_model_file(file)
     osim = read_osim(data / ASSETS[name].osim)
-    write_model_file(file, dataclasses.replace(model, skeleton=part(osim, model.coordinates)))
+    skeleton = part(osim, model.coordinates)
+    points = points_from_osim(osim, model.muscles, [body.name for body in skeleton.bodies])
+    write_model_file(file, dataclasses.replace(model, skeleton=skeleton, muscle_points=points))
     print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
 
 
@@ -121,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of the published models")
     parser.add_argument("--out", type=Path, default=Path("assets"), help="where to write (default: assets)")
     parser.add_argument("--only", help=f"one of {listed(ASSETS)}")
-    parser.add_argument("--skeleton-only", action="store_true", help="keep the fitted paths, replace the skeleton")
+    parser.add_argument("--skeleton-only", action="store_true", help="keep the fitted paths, renew the rest")
     options = parser.parse_args(arguments)
     make = add_skeleton if options.skeleton_only else build
     try:

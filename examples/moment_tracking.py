@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 import nms_gym  # noqa: F401  registers the environments
-from nms_gym.envs.moment_tracking import rollout
+from nms_gym.envs.task import rollout
 
 
 def play(env: gymnasium.Env, policy) -> float:
@@ -39,7 +39,7 @@ def best_actions(task, iterations: int) -> tuple[np.ndarray, list[float]]:
         updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(logits, updates), state, -loss
 
-    logits = jnp.full((task.samples, len(task.actuated)), -3.0)
+    logits = jnp.full((task.horizon, len(task.actuated)), -3.0)
     state, returns = optimizer.init(logits), []
     for _ in range(iterations):
         logits, state, value = improve(logits, state)

@@ -1,5 +1,5 @@
 """The command line: ``nms-gym demo``, ``calibrate``, ``predict``, ``export``, ``calibrate-ceinms``, ``inspect``,
-``fit-paths``, ``inverse-dynamics``, ``reference``.
+``fit-paths``, ``inverse-dynamics``, ``play``, ``environments``, ``reference``.
 
 The application layer: it may import everything, and nothing imports it. Bad input ends in one line on stderr and exit
 code 2. Heavy imports wait until a command needs them, so that ``--help`` is quick.
@@ -475,6 +475,79 @@ def inverse_dynamics_command(
             table.add_row(escape(row.coordinate), f"{row.r2:.5f}", f"{row.rmse:.4f}")
         console.print(table)
     _done([output], began)
+
+
+@app.command()
+def play(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Such as ElbowReach-v0; nms-gym play list names them all.")],
+    policy: Annotated[str, typer.Option(help="baseline, random, lowest or zero.")] = "baseline",
+    subject: Annotated[Path | None, typer.Option(help="A calibrated person (.json); default: the shipped one.")] = None,
+    trial: Annotated[str | None, typer.Option(help="A recording (.npz), or the name of a shipped one.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="Any option of the environment as name=JSON, such as tendon='\"rigid\"'."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the episode.")] = 0,
+    fps: Annotated[float, typer.Option(help="Frames per second, in real time.")] = 25.0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Film to write: .gif, or .mp4 (needs nms-gym[video]).")
+    ] = None,
+) -> None:
+    """Play one episode of an environment and film it: bones, muscles coloured by activation, devices, moments.
+
+    Writes the film and its last picture (.png), and prints the return.
+    """
+    import itertools
+    import json
+
+    import jax
+    import numpy as np
+    from gymnasium.wrappers import RecordEpisodeStatistics
+
+    from calibration.workflow import make_folder, require_folder
+    from nms_gym.envs import TASKS
+    from nms_gym.envs.gymnasium_env import NmsEnv
+    from nms_gym.envs.policies import policy as policy_of
+    from nms_gym.envs.rendering import record
+
+    began = time.perf_counter()
+    if name == "list":
+        for known in TASKS:
+            console.print(f"nms_gym/{known}", markup=False)
+        return
+    options: dict[str, Any] = {}
+    for text in option or ():
+        key, _, value = text.partition("=")
+        try:
+            options[key] = json.loads(value)
+        except ValueError as error:
+            raise InputError(f"--option {text!r}: expected name=JSON, such as tendon='\"rigid\"' ({error})") from error
+    options |= {k: str(v) for k, v in (("subject", subject), ("trial", trial)) if v is not None}
+    path = output or Path("nms-gym-out") / "play" / f"{name.split('/')[-1]}.gif"
+    require_folder(path.parent)
+    env = RecordEpisodeStatistics(NmsEnv(name.split("/")[-1], render_mode="rgb_array", **options))
+    task = env.get_wrapper_attr("task")
+    act, keys = jax.jit(policy_of(task, policy)), map(jax.random.key, itertools.count(seed))
+    _say(f"playing {name} with the {policy} policy, {task.horizon} steps of {1000 * task.dt:g} ms")
+    make_folder(path.parent)
+    written = record(env, lambda observation: np.asarray(act(observation, next(keys))), path, seed=seed, fps=fps)
+    console.print(f"  return {env.return_queue[-1]:.1f}")
+    _done(written, began)
+
+
+@app.command()
+def environments(
+    output: OutputOption = None,
+    only: Annotated[list[str] | None, typer.Option(help="Ids; default: all.")] = None,
+) -> None:
+    """Write a page with a picture for every environment: action, observation, reward, options, simple policies."""
+    from calibration.workflow import make_folder
+    from nms_gym.envs.pages import write_pages
+
+    began = time.perf_counter()
+    folder = output or Path("nms-gym-out") / "environments"
+    make_folder(folder)
+    _done(write_pages(folder, only or (), _say), began)
 
 
 @app.command()

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from nms_gym.errors import InputError, listed, near
 from nms_gym.muscle.geometry import PolynomialPaths, SpanGroup, monomials, select_paths
+from nms_gym.muscle_points import MusclePoints, check_points, points_from_json, points_from_osim, points_to_json
 from nms_gym.recording.osim_model import Multibody, OsimModel
 from nms_gym.recording.storage import atomic_path
 from nms_gym.skeleton.files import part, skeleton_from_json, skeleton_to_json
@@ -54,6 +55,7 @@ class ModelFile:
         paths: polynomial surfaces over the same coordinates and muscles in the same order, or None.
         skeleton: bodies and joints for dynamics, from which ``make_skeleton`` builds; it may have more coordinates
             (a pelvis, toes). None when the file has none.
+        muscle_points: muscle -> (body, (x, y, z) m) from origin to insertion, to draw it; muscles may lack.
     """
 
     name: str
@@ -66,6 +68,7 @@ class ModelFile:
     parameters: dict[str, np.ndarray]
     paths: PolynomialPaths | None
     skeleton: Multibody | None = None
+    muscle_points: MusclePoints = field(default_factory=dict)
 
     def select(
         self,
@@ -96,6 +99,7 @@ class ModelFile:
             parameters={name: np.asarray(values)[rows] for name, values in self.parameters.items()},
             paths=None if self.paths is None else select_paths(self.paths, muscles, coordinates, held_at),
             skeleton=self.skeleton,
+            muscle_points={name: self.muscle_points[name] for name in muscles if name in self.muscle_points},
         )
         check_model(model, f"model {self.name!r}")
         return model
@@ -111,7 +115,7 @@ def model_from_osim(
     citation: str | None = None,
     licence: str = "as the OpenSim model",
 ) -> ModelFile:
-    """Muscle parameters, coordinate ranges and skeleton of an OpenSim model, with paths fitted to it or none.
+    """Muscle parameters, coordinate ranges, skeleton and path points of an OpenSim model, with fitted paths or none.
 
     The skeleton is the part that the coordinates move, and what lies between that and the ground.
 
@@ -128,6 +132,7 @@ def model_from_osim(
         InputError: an unknown name, or parameters that make no sense.
     """
     found = [osim.muscle(name) for name in muscles]
+    skeleton = part(osim, coordinates)
     model = ModelFile(
         name=osim.name,
         source=source or f"OpenSim model {osim.name!r}, {Path(osim.path).name}",
@@ -138,7 +143,8 @@ def model_from_osim(
         muscles=tuple(muscles),
         parameters={key: np.array([getattr(muscle, key) for muscle in found], dtype=float) for key in PARAMETERS},
         paths=paths,
-        skeleton=part(osim, coordinates),
+        skeleton=skeleton,
+        muscle_points=points_from_osim(osim, muscles, [body.name for body in skeleton.bodies]),
     )
     check_model(model, osim.path)
     return model
@@ -187,6 +193,8 @@ def check_model(model: ModelFile, where: str) -> None:
         bones = tuple(coordinate.name for coordinate in model.skeleton.coordinates)
         for name in model.coordinates:
             _position(bones, name, f"{where}: skeleton", "coordinate")
+    bodies = None if model.skeleton is None else [body.name for body in model.skeleton.bodies]
+    check_points(model.muscle_points, model.muscles, bodies, where)
 
 
 def _check_paths(paths: PolynomialPaths, model: ModelFile, where: str) -> None:
@@ -263,6 +271,8 @@ def write_model_file(path: str | os.PathLike[str], model: ModelFile) -> None:
     }
     if model.skeleton is not None:
         document["skeleton"] = skeleton_to_json(model.skeleton)
+    if model.muscle_points:
+        document["muscle_points"] = points_to_json(model.muscle_points)
     with atomic_path(path) as temporary:
         temporary.write_text(_layout(document), encoding="utf-8")
 
@@ -344,6 +354,7 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
             },
             paths=paths_from_json(document["paths"], muscles, coordinates, where),
             skeleton=None if document.get("skeleton") is None else skeleton_from_json(document["skeleton"], where),
+            muscle_points=points_from_json(document.get("muscle_points"), where),
         )
     except KeyError as error:
         raise InputError(f"{where}: entry {error.args[0]!r} is missing") from error

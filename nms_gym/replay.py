@@ -176,32 +176,46 @@ def _kinematics(
 
 def _excitations(model: NmsModel, trial: Trial, time: np.ndarray, history: int, dt: float) -> np.ndarray:
     """Envelopes and commands (H - 1 + T, C) on the grid, from before the first sample on."""
-    missing = [c for c in model.recorded_channels if c not in trial.channels]
+    return channels_at(model, trial, np.concatenate([time[0] + dt * np.arange(1 - history, 0), time]), model.channels)
+
+
+def channels_at(model: NmsModel, trial: Trial, times: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Envelopes and synergy commands ``(T, C)`` of a recording at increasing times (s), by name.
+
+    Before the EMG's first sample its value there holds.
+
+    Raises:
+        InputError: a channel is missing, or the EMG ends too early.
+    """
+    commands = [c for c in names if c in model.commands]
+    wanted = {c for c in names if c not in commands}
+    if commands and model.synergies is not None:
+        wanted |= set(model.synergies.channels)
+    missing = [c for c in model.channels if c in wanted and c not in trial.channels]
     if missing:
         raise InputError(f"trial {trial.name!r}: no EMG channel {listed(missing)}; it has {listed(trial.channels, 50)}")
-    grid = np.concatenate([time[0] + dt * np.arange(1 - history, 0), time])
-    if grid[-1] > trial.emg_time[-1] + 0.51 * dt:
+    if not names:
+        return np.zeros((len(times), 0))
+    step = float(times[1] - times[0])
+    if times[-1] > trial.emg_time[-1] + 0.51 * step:
         raise InputError(
-            f"trial {trial.name!r}: EMG ends at {trial.emg_time[-1]:g} s, before the motion's {grid[-1]:g} s; "
+            f"trial {trial.name!r}: EMG ends at {trial.emg_time[-1]:g} s, before the motion's {times[-1]:g} s; "
             "shorten the window or supply longer EMG"
         )
-    inside = np.clip(grid, trial.emg_time[0], trial.emg_time[-1])
+    inside = np.clip(times, trial.emg_time[0], trial.emg_time[-1])
     # Only what the window needs, and the neighbours that its interpolation looks at: commands cost a solve per sample.
     first, last = np.searchsorted(trial.emg_time, (inside[0], inside[-1]))
     rows = slice(max(first - 3, 0), last + 4)
-    # Monotone between samples, so envelopes stay non-negative up to rounding.
-    values = PchipInterpolator(trial.emg_time[rows], _channels(model, trial, rows), axis=0)(inside)
-    signed = model.synergies is not None and model.synergies.signed
-    return np.maximum(values, [-np.inf if signed and c in model.commands else 0.0 for c in model.channels])
-
-
-def _channels(model: NmsModel, trial: Trial, rows: slice) -> np.ndarray:
-    """The model's channels at some of the EMG's own times: as recorded, or commands found from what was recorded."""
-    recorded = {c: np.maximum(trial.emg[rows, trial.channels.index(c)], 0.0) for c in model.recorded_channels}
-    if model.synergies is not None:
+    recorded = {c: np.maximum(trial.emg[rows, trial.channels.index(c)], 0.0) for c in wanted}
+    signed = False
+    if commands and model.synergies is not None:
         envelopes = np.stack([recorded[c] for c in model.synergies.channels], axis=1)
         recorded |= zip(model.commands, model.synergies.commands(envelopes, trial.name).T, strict=True)
-    return np.stack([recorded[c] for c in model.channels], axis=1)
+        signed = model.synergies.signed
+    # Monotone between samples, so envelopes stay non-negative up to rounding.
+    series = np.stack([recorded[c] for c in names], axis=1)
+    values = PchipInterpolator(trial.emg_time[rows], series, axis=0)(inside)
+    return np.maximum(values, [-np.inf if signed and c in commands else 0.0 for c in names])
 
 
 def padded(replay: Replay, steps: int) -> Replay:

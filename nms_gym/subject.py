@@ -26,6 +26,7 @@ from nms_gym.model import PARAMETER_KINDS, PARAMETER_UNITS, NmsModel, NmsParams,
 from nms_gym.model_file import paths_from_json, paths_to_json
 from nms_gym.muscle.families import curves_from_record, curves_to_record
 from nms_gym.muscle.geometry import PolynomialPaths
+from nms_gym.muscle_points import MusclePoints, check_points, points_from_json, points_to_json
 from nms_gym.recording.osim_model import Multibody
 from nms_gym.recording.storage import atomic_path, require_unique
 from nms_gym.skeleton.files import skeleton_from_json, skeleton_to_json
@@ -59,6 +60,7 @@ class Subject:
         synthetic: True when made up or fitted to data that a model made.
         skeleton: bodies and joints of the model file, for closed-loop simulation (``rollout.moving_model``); None where
             the study's model has none.
+        muscle_points: muscle -> (body, (x, y, z) m) from origin to insertion, to draw it; muscles may lack.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Subject:
     emg_normalisation: Mapping[str, float] = field(default_factory=dict)
     synthetic: bool = False
     skeleton: Multibody | None = None
+    muscle_points: MusclePoints = field(default_factory=dict)
 
 
 # --- where they are -----------------------------------------------------
@@ -95,33 +98,37 @@ def resolve_subject(name_or_path: str | os.PathLike[str] | None = None) -> Path:
 
 
 def demo_trials() -> dict[str, Path]:
-    """The shipped synthetic trials by name; empty when there are none."""
+    """The shipped synthetic trials of the demo by name; empty when there are none."""
+    return _shipped("demo")
+
+
+def _shipped(folder: str) -> dict[str, Path]:
     try:
-        folder = asset_path("demo")
+        return {path.stem: path for path in sorted(asset_path(folder).glob("*.npz"))}
     except InputError:
         return {}
-    return {path.stem: path for path in sorted(folder.glob("*.npz"))}
 
 
 def resolve_trial(name_or_path: str | os.PathLike[str] | None = None) -> Path:
-    """Path of a trial file: a path, the name of a shipped demo trial, or None for the first of those by name.
+    """Path of a trial file: a path, the name of a shipped trial, or None for the first of the demo by name.
 
     Raises:
-        InputError: no such file and no such demo trial.
+        InputError: no such file and no such shipped trial.
     """
     shipped = demo_trials()
     if name_or_path is None:
         if not shipped:
             raise InputError("no demo trial is installed; give the path of a trial (.npz)")
         return next(iter(shipped.values()))
+    shipped |= _shipped("trials")
     path = Path(name_or_path)
     if path.is_file():
         return path
     if str(name_or_path) in shipped:
         return shipped[str(name_or_path)]
     raise InputError(
-        f"no trial {str(name_or_path)!r}: neither a file nor a demo trial ({listed(shipped)}); give the path of a .npz "
-        "that Trial.save wrote"
+        f"no trial {str(name_or_path)!r}: neither a file nor a shipped trial ({listed(shipped, 20)}); give the path of "
+        "a .npz that Trial.save wrote"
     )
 
 
@@ -161,6 +168,9 @@ def _subject_record(subject: Subject) -> dict[str, Any]:
     where = f"subject {subject.name!r}"
     for what, names in (("muscles", model.muscles), ("channels", model.channels), ("coordinates", model.coordinates)):
         require_unique(names, what, where)
+    check_points(subject.muscle_points, model.muscles, _bodies(subject.skeleton), where)
+    # A file without points is what it was before there were any.
+    points = {"muscle_points": points_to_json(subject.muscle_points)} if subject.muscle_points else {}
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -183,7 +193,12 @@ def _subject_record(subject: Subject) -> dict[str, Any]:
         "synergies": _synergy_record(model),
         "paths": None if model.paths is None else paths_to_json(model.paths),
         "skeleton": None if subject.skeleton is None else skeleton_to_json(subject.skeleton),
+        **points,
     }
+
+
+def _bodies(skeleton: Multibody | None) -> list[str] | None:
+    return None if skeleton is None else [body.name for body in skeleton.bodies]
 
 
 def _synergy_record(model: NmsModel) -> dict[str, Any] | None:
@@ -348,6 +363,9 @@ def load_subject(path: str | os.PathLike[str]) -> Subject:
     metrics = _entry(record, "metrics", list, where)
     if not all(isinstance(row, dict) for row in metrics):
         raise InputError(f"{where}: metrics must be a list of tables; save the subject again")
+    skeleton = None if record.get("skeleton") is None else skeleton_from_json(record["skeleton"], where)
+    points = points_from_json(record.get("muscle_points"), where)
+    check_points(points, muscles, _bodies(skeleton), where)
     return Subject(
         name=_entry(record, "name", str, where),
         model=model,
@@ -364,7 +382,8 @@ def load_subject(path: str | os.PathLike[str]) -> Subject:
             for channel, value in _entry(record, "emg_normalisation", dict, where).items()
         },
         synthetic=_entry(record, "synthetic", bool, where),
-        skeleton=None if record.get("skeleton") is None else skeleton_from_json(record["skeleton"], where),
+        skeleton=skeleton,
+        muscle_points=points,
     )
 
 

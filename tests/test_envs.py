@@ -17,12 +17,12 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 import nms_gym  # registers the environments
-from nms_gym.envs import moment_tracking as core
 from nms_gym.envs import register
-from nms_gym.envs.gymnasium_env import MomentTrackingEnv
-from nms_gym.envs.moment_tracking import make_task, rollout, with_action_channels, with_params
+from nms_gym.envs.gymnasium_env import NmsEnv
+from nms_gym.envs.moment_tracking import make_task, with_action_channels, with_params
 from nms_gym.envs.packing import Packing
-from nms_gym.envs.vector_env import MomentTrackingVectorEnv
+from nms_gym.envs.task import rollout
+from nms_gym.envs.vector_env import NmsVectorEnv
 from nms_gym.errors import InputError
 from nms_gym.model import PARAMETER_KINDS, NmsModel, Settings, make_params, predict_moments
 from nms_gym.muscle.geometry import PolynomialPaths, SpanGroup, lengths_and_moment_arms
@@ -165,9 +165,8 @@ def test_recorded_excitations_reproduce_predict_moments(tmp_path, settings, tabl
     subject, trial = make_subject(**settings), make_trial(tables=tables)
     save_subject(tmp_path / "subject.json", subject)
     trial.save(tmp_path / "trial.npz")
-    env = MomentTrackingEnv(
-        str(tmp_path / "trial.npz"), str(tmp_path / "subject.json"), start=1.05, stop=1.3, precision="float64"
-    )
+    paths = {"trial": str(tmp_path / "trial.npz"), "subject": str(tmp_path / "subject.json")}
+    env = NmsEnv(**paths, start=1.05, stop=1.3, precision="float64")
     records = episode(env, np.zeros((100, 2)))
     # The reference is the subject's own model, which knows nothing of action channels.
     segment = make_segment(subject.model, trial, start=1.05, stop=1.3, lead_in=0.0)
@@ -185,7 +184,7 @@ def test_recorded_excitations_reproduce_predict_moments(tmp_path, settings, tabl
 def test_task_without_actions_reproduces_predict_moments():
     subject, trial = make_subject(tendon="rigid"), make_trial(tables=True)
     task = make_task(subject, trial, actuated=[])
-    _, infos = run(task, jnp.zeros((task.samples, 0)))
+    _, infos = run(task, jnp.zeros((task.horizon, 0)))
     segment = make_segment(subject.model, trial, lead_in=0.0)
     expected = predict(subject.model, subject.params, segment.replay).moments
     np.testing.assert_allclose(infos["moments"], expected, rtol=0, atol=1e-9)
@@ -198,8 +197,8 @@ def test_a_trial_may_bring_no_joint_angles():
     trial = dataclasses.replace(trial, coordinates=(), q=trial.q[:, :0], qd=trial.qd[:, :0])
     task = make_task(make_subject(), trial)
     assert not [name for name in task.observation_names if name.startswith(("angle", "speed"))]
-    _, observation, _ = jax.eval_shape(core.reset_at, task, jnp.int32(0))
-    assert observation.shape == (len(task.observation_names),) == task.observation_bounds[0].shape
+    _, first = jax.eval_shape(lambda task: task.reset_at(jnp.int32(0), jnp.int32(0)), task)
+    assert first.observation.shape == (len(task.observation_names),) == task.observation_bounds[0].shape
 
 
 def test_an_action_is_an_undelayed_excitation_of_its_muscle_only():
@@ -210,7 +209,7 @@ def test_an_action_is_an_undelayed_excitation_of_its_muscle_only():
         "deep": "action",
         "silent": "passive",
     }
-    actions = np.random.default_rng(0).uniform(0, 0.7, (task.samples, 1))
+    actions = np.random.default_rng(0).uniform(0, 0.7, (task.horizon, 1))
     _, still = run(task, jnp.zeros_like(actions))
     _, moved = run(task, jnp.asarray(actions))
     excitation = np.asarray(moved["excitation"])
@@ -226,7 +225,7 @@ def test_an_action_is_an_undelayed_excitation_of_its_muscle_only():
 def test_reward_is_what_is_documented():
     trial = make_trial(tables=True)
     task = make_task(make_subject(tendon="rigid"), trial, effort_weight=0.3)
-    actions = np.random.default_rng(1).uniform(0, 1, (task.samples, 2))
+    actions = np.random.default_rng(1).uniform(0, 1, (task.horizon, 2))
     rewards, infos = run(task, jnp.asarray(actions))
     assert trial.moments is not None
     error = (np.asarray(infos["moments"]) - trial.moments) / trial.moments.std(axis=0)
@@ -238,7 +237,7 @@ def test_reward_is_what_is_documented():
 
 
 def test_observation_is_what_its_names_say(files):
-    env = MomentTrackingEnv(**files, precision="float64", start=1.14)
+    env = NmsEnv(**files, precision="float64", start=1.14)
     trial, names = make_trial(), env.observation_names
     assert trial.moments is not None
     records = episode(env)
@@ -263,7 +262,7 @@ def test_observation_is_what_its_names_say(files):
 
 def test_reset_is_rest(files):
     """Before the first step: the moments of fibers in equilibrium, which the first step hardly moves."""
-    env = MomentTrackingEnv(**files, precision="float64")
+    env = NmsEnv(**files, precision="float64")
     _, info = env.reset(seed=0)
     first = env.step(np.zeros(2))[4]
     assert info["sample"] == first["sample"] == 0
@@ -322,7 +321,7 @@ def test_gradients_of_the_return(tendon, activation):
 def test_gradient_ascent_improves_the_return():
     task = make_task(make_subject(tendon="rigid"), make_trial(tables=True), effort_weight=0.0)
     value = jax.jit(jax.value_and_grad(lambda actions: rollout(task, actions)[0].sum()))
-    actions = jnp.full((task.samples, 2), 0.3)
+    actions = jnp.full((task.horizon, 2), 0.3)
     first, _ = value(actions)
     for _ in range(20):
         _, gradient = value(actions)
@@ -343,7 +342,7 @@ def test_check_env(files, options):
 
 def test_the_demo_is_the_default():
     env = gymnasium.make(ID, disable_env_checker=True).unwrapped
-    assert isinstance(env, MomentTrackingEnv)
+    assert isinstance(env, NmsEnv)
     assert "action" in env.drive.values()
     check_env(env)
 
@@ -360,8 +359,8 @@ def test_identical_seeds_give_identical_episodes(files):
 
 def test_random_start_continues_like_any_episode(files):
     """From a random phase, what is produced soon agrees with the episode from the beginning."""
-    env = MomentTrackingEnv(**files, random_start=True, precision="float64")
-    whole = MomentTrackingEnv(**files, precision="float64")
+    env = NmsEnv(**files, random_start=True, precision="float64")
+    whole = NmsEnv(**files, precision="float64")
     reference = [record[4] for record in episode(whole, np.zeros((100, 2)))][1:]
     infos = [record[4] for record in episode(env, np.zeros((100, 2)), seed=5)][1:]
     assert infos[0]["sample"] > 3
@@ -372,7 +371,7 @@ def test_random_start_continues_like_any_episode(files):
 
 
 def test_types_and_spaces(files):
-    env = MomentTrackingEnv(**files)
+    env = NmsEnv(**files)
     for observation, reward, terminated, truncated, info in episode(env):
         assert env.observation_space.contains(observation)
         assert type(reward) is float
@@ -386,13 +385,13 @@ def test_types_and_spaces(files):
 
 
 def test_float32_follows_float64(files):
-    single, double = (MomentTrackingEnv(**files, precision=p) for p in ("float32", "float64"))
+    single, double = (NmsEnv(**files, precision=p) for p in ("float32", "float64"))
     for a, b in zip(episode(single), episode(double), strict=True):
         np.testing.assert_allclose(a[4]["moments"], b[4]["moments"], atol=2e-3)
 
 
 def test_symmetric_actions_are_the_same_task(files):
-    plain, symmetric = MomentTrackingEnv(**files), MomentTrackingEnv(**files, symmetric_action=True)
+    plain, symmetric = NmsEnv(**files), NmsEnv(**files, symmetric_action=True)
     assert symmetric.action_space.low.tolist() == [-1.0, -1.0]
     actions = np.random.default_rng(0).integers(0, 9, (100, 2)).astype(np.float32) / 8  # exact in binary
     for a, b in zip(episode(plain, actions), episode(symmetric, 2 * actions - 1), strict=True):
@@ -400,7 +399,7 @@ def test_symmetric_actions_are_the_same_task(files):
 
 
 def test_actions_are_clipped_and_checked(files):
-    env = MomentTrackingEnv(**files)
+    env = NmsEnv(**files)
     env.reset(seed=0)
     over = env.step(np.array([7.0, -3.0]))
     env.reset(seed=0)
@@ -422,9 +421,9 @@ def test_spec_survives_json(files):
 
 
 def test_environments_of_one_structure_share_programs(files):
-    first, second = MomentTrackingEnv(**files), MomentTrackingEnv(**files, effort_weight=1.0)
+    first, second = NmsEnv(**files), NmsEnv(**files, effort_weight=1.0)
     assert first._programs is second._programs
-    assert first._programs is not MomentTrackingEnv(**files, actuated=["deep"])._programs
+    assert first._programs is not NmsEnv(**files, actuated=["deep"])._programs
 
 
 def test_packing_is_exact():
@@ -481,9 +480,11 @@ def aligned(infos, num_envs):
 @pytest.mark.parametrize("random_start", [False, True], ids=["fixed", "random"])
 def test_vector_environment_equals_single_ones(files, mode, random_start):
     options = {**files, "random_start": random_start, "precision": "float64", "stop": 1.2}
-    many = gymnasium.make_vec(ID, N, vectorization_mode="vector_entry_point", autoreset_mode=mode, **options)
+    many = gymnasium.make_vec(
+        ID, N, vectorization_mode="vector_entry_point", autoreset_mode=mode, info="all", **options
+    )
     singles = gymnasium.make_vec(ID, N, vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode}, **options)
-    assert isinstance(many, MomentTrackingVectorEnv)
+    assert isinstance(many, NmsVectorEnv)
     assert many.metadata["autoreset_mode"] is mode
     assert many.single_action_space == singles.single_action_space
     assert many.observation_space == singles.observation_space
@@ -523,12 +524,12 @@ def test_vector_environment_equals_single_ones(files, mode, random_start):
 def test_vector_seeds(files):
     options = {**files, "random_start": True, "precision": "float64"}
     env = gymnasium.make_vec(ID, N, **options)  # our own is the default
-    assert isinstance(env, MomentTrackingVectorEnv)
+    assert isinstance(env, NmsVectorEnv)
     first = env.reset(seed=11)
     assert_equal(first, env.reset(seed=list(range(11, 11 + N))))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="2 seeds for 9"):
         env.reset(seed=[1, 2])  # type: ignore[arg-type]
-    single = MomentTrackingEnv(**options)
+    single = NmsEnv(**options)
     for i in range(N):
         observation, info = single.reset(seed=11 + i)
         np.testing.assert_allclose(first[0][i], observation, rtol=1e-6, atol=1e-6)
@@ -537,7 +538,7 @@ def test_vector_seeds(files):
 
 
 def test_vector_shares_no_arrays(files):
-    env = MomentTrackingVectorEnv(N, **files, precision="float64", autoreset_mode="SameStep")
+    env = NmsVectorEnv(N, **files, precision="float64", autoreset_mode="SameStep")
     results = [env.reset(seed=0), *(env.step(env.action_space.sample()) for _ in range(41))]
 
     def arrays(value):
@@ -563,7 +564,7 @@ def test_vector_render_and_close(files):
     env.close()
     env.close()
     with pytest.raises(gymnasium.error.ResetNeeded):
-        MomentTrackingVectorEnv(2, **files).step(np.zeros((2, 2)))
+        NmsVectorEnv(2, **files).step(np.zeros((2, 2)))
 
 
 @pytest.mark.slow
@@ -596,7 +597,7 @@ BAD_OPTIONS = {
 
 
 @pytest.mark.parametrize("name", BAD_OPTIONS)
-@pytest.mark.parametrize("kind", [MomentTrackingEnv, MomentTrackingVectorEnv])
+@pytest.mark.parametrize("kind", [NmsEnv, NmsVectorEnv])
 def test_bad_options(files, name, kind):
     options, message = BAD_OPTIONS[name]
     with pytest.raises(InputError, match=message):
@@ -605,9 +606,9 @@ def test_bad_options(files, name, kind):
 
 def test_bad_vector_options(files):
     with pytest.raises(InputError, match="num_envs is 0"):
-        MomentTrackingVectorEnv(0, **files)
+        NmsVectorEnv(0, **files)
     with pytest.raises(InputError, match=r"Disabled.*NextStep"):
-        MomentTrackingVectorEnv(2, **files, autoreset_mode="Disabled")
+        NmsVectorEnv(2, **files, autoreset_mode="Disabled")
 
 
 def test_unfit_trials():
@@ -671,12 +672,12 @@ def test_the_core_needs_no_gymnasium_shell():
     """jit, vmap over keys and params, and a scan, on the pure functions."""
     task = make_task(make_subject(tendon="rigid"), make_trial(tables=True), random_start=True)
     keys = jax.random.split(jax.random.key(0), 5)
-    states, observations, infos = jax.jit(jax.vmap(core.reset, in_axes=(None, 0)))(task, keys)
+    states, first = jax.jit(jax.vmap(type(task).reset, in_axes=(None, 0)))(task, keys)
     low, high = task.observation_bounds
-    assert observations.shape == (5, len(low))
-    assert len(set(np.asarray(infos["sample"]).tolist())) > 1
-    step = jax.jit(jax.vmap(core.step, in_axes=(None, 0, 0)))
-    states, observations, rewards, terminated, truncated, infos = step(task, states, jnp.full((5, 2), 0.2))
-    assert rewards.shape == terminated.shape == truncated.shape == (5,)
-    assert bool(np.all((np.asarray(observations) >= low) & (np.asarray(observations) <= high)))
-    np.testing.assert_array_equal(states.sample, infos["sample"] + 1)
+    assert first.observation.shape == (5, len(low))
+    assert len(set(np.asarray(first.info["sample"]).tolist())) > 1
+    step = jax.jit(jax.vmap(type(task).step, in_axes=(None, 0, 0)))
+    states, out = step(task, states, jnp.full((5, 2), 0.2))
+    assert out.reward.shape == out.terminated.shape == out.truncated.shape == (5,)
+    assert bool(np.all((np.asarray(out.observation) >= low) & (np.asarray(out.observation) <= high)))
+    np.testing.assert_array_equal(states.sample, out.info["sample"] + 1)

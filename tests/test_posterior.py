@@ -25,12 +25,10 @@ from calibration.posterior import (
     intervals,
     laplace,
     laplace_cohort,
-    load_people,
     make_modes,
     measure_noise,
     params_batch,
     sample,
-    save_people,
     to_record,
 )
 from calibration.problem import DEFAULT_FREE, Free, Penalties, make_layout
@@ -42,6 +40,7 @@ from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
 from nms_gym.model import NmsModel, Settings, make_params
 from nms_gym.model_file import read_model_file
+from nms_gym.people import load_people, save_people
 
 ARM = read_model_file(asset_path("arm/model.json"))
 CHANNELS = ("triceps", "biceps", "brachialis")

@@ -15,8 +15,9 @@ from calibration.problem import DEFAULT_FREE, Free, Penalties, Problem, make_lay
 from calibration.residuals import make_data, make_objective
 from calibration.synergies import add_synergies, extract, vaf, without_residuals
 from nms_gym._assets import asset_path
-from nms_gym.envs.gymnasium_env import MomentTrackingEnv
-from nms_gym.envs.moment_tracking import make_task, rollout
+from nms_gym.envs.gymnasium_env import NmsEnv
+from nms_gym.envs.moment_tracking import make_task
+from nms_gym.envs.task import rollout
 from nms_gym.errors import InputError
 from nms_gym.excitation import activation as act
 from nms_gym.excitation.synergies import make_basis
@@ -507,13 +508,13 @@ def test_gymnasium_environment_says_who_drives_what(tmp_path, subject):
     save_subject(tmp_path / "s.json", subject)
     recording(3).save(tmp_path / "t.npz")
     files = {"subject": str(tmp_path / "s.json"), "trial": str(tmp_path / "t.npz")}
-    env = MomentTrackingEnv(**files, synergies="action", precision="float64")
+    env = NmsEnv(**files, synergies="action", precision="float64")
     assert env.action_space.shape == (2,)
     _, info = env.reset(seed=0)
     assert info["drive"]["BRA"] == "action by synergy: synergy_1, synergy_2"
     with pytest.raises(InputError, match=r"synergies='action'"):
-        MomentTrackingEnv(**files)
+        NmsEnv(**files)
     with pytest.raises(InputError, match="has no synergies that the action could command"):
-        MomentTrackingEnv(synergies="action")
+        NmsEnv(synergies="action")
     with pytest.raises(InputError, match="synergies is 'both'"):
-        MomentTrackingEnv(**files, synergies="both")
+        NmsEnv(**files, synergies="both")

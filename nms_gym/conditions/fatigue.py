@@ -108,7 +108,13 @@ class Fatigue(Condition):
 
 
 def fatigue(
-    model: NmsModel, *, joint: str, severity: Any = 1.0, muscles: Sequence[str] | None = None, initial: Any = 0.0
+    model: NmsModel,
+    *,
+    joint: str,
+    severity: Any = 1.0,
+    muscles: Sequence[str] | None = None,
+    initial: Any = 0.0,
+    rate: Any = 1.0,
 ) -> Fatigue:
     """Muscles that tire under load and recover at rest.
 
@@ -118,6 +124,8 @@ def fatigue(
         severity: 0 to 1; the fatigue rate as a share of the published one.
         muscles: names; None for all.
         initial: fraction of motor units fatigued at the start (times severity), 0 to 0.9.
+        rate: times the published fatigue rate, 0 to 50. Those are of voluntary contractions; electrical stimulation
+            excites the same motor units at every pulse, and they tire several times faster.
 
     Raises:
         InputError: an unknown joint or muscle, or a number out of range.
@@ -125,4 +133,6 @@ def fatigue(
     if joint not in FATIGUE_CONSTANTS:
         raise InputError(f"no fatigue constants for joint {joint!r}; {near(str(joint), FATIGUE_CONSTANTS)}")
     severity = severity_of(severity, muscles, model.muscles, "muscle")
-    return Fatigue(severity, *FATIGUE_CONSTANTS[joint], checked(initial, "initial", 0.0, 0.9))
+    tiring, recovery, rest = FATIGUE_CONSTANTS[joint]
+    tiring = tiring * checked(rate, "rate", 0.0, 50.0)
+    return Fatigue(severity, tiring, recovery, rest, checked(initial, "initial", 0.0, 0.9))

@@ -1,57 +1,37 @@
-"""``nms_gym/MomentTracking-v0`` as a single Gymnasium environment: NumPy at the edge, one compiled call per step."""
+"""A task as a single Gymnasium environment: NumPy at the edge, one compiled call per step."""
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import gymnasium
 import jax
 import numpy as np
 from gymnasium import spaces
 
-from nms_gym.envs import moment_tracking as core
-from nms_gym.envs.moment_tracking import EFFORT_WEIGHT, MomentTracking
+from nms_gym.envs import make_task
 from nms_gym.envs.packing import Packing, single_programs
 from nms_gym.envs.rendering import History, draw
+from nms_gym.envs.task import Task, as_dtype
 from nms_gym.errors import InputError, listed
 
 PRECISIONS = {"float32": np.float32, "float64": np.float64}
 RENDER_MODES = ("rgb_array",)
+RENDER_FPS = 25
 
 
 # --- shared by the single and the vectorised environment -----------------
 
 
-def observation_space(task: MomentTracking) -> spaces.Box:
+def observation_space(task: Task) -> spaces.Box:
     """Bounded float32 box."""
     return spaces.Box(*task.observation_bounds, dtype=np.float32)
 
 
-def action_space(task: MomentTracking) -> spaces.Box:
-    """[0, 1] or [-1, 1] per actuated muscle and commanded synergy."""
-    return spaces.Box(float(task.lowest_action), 1.0, (len(task.action_names),), dtype=np.float32)
-
-
-def load_actuated_task(
-    trial: str | os.PathLike[str] | None, subject: str | os.PathLike[str] | None, **options: Any
-) -> MomentTracking:
-    """``load_task``, refusing a task without an action.
-
-    Raises:
-        InputError: nothing is actuated.
-    """
-    task = core.load_task(trial, subject, **options)
-    if not task.action_names:
-        raise InputError(
-            "no muscle is actuated, and an environment needs an action: name at least one muscle without a channel in "
-            f"actuated (there are {listed(m for m, drive in task.drive.items() if drive == 'passive')}), let the "
-            "action command a subject's synergies (synergies='action'), or use "
-            "nms_gym.envs.moment_tracking.make_task, which allows none"
-        )
-    return task
+def action_space(task: Task) -> spaces.Box:
+    """Bounded float32 box."""
+    return spaces.Box(*task.action_bounds, dtype=np.float32)
 
 
 def check_options(precision: str, render_mode: str | None) -> None:
@@ -80,91 +60,63 @@ def checked_action(action: Any, space: Any, dtype: Any) -> np.ndarray:
 # --- the environment ------------------------------------------------------
 
 
-class MomentTrackingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """Track measured joint moments by exciting the muscles that were not recorded.
+class NmsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Any task of ``nms_gym.envs.TASKS``; ``gymnasium.make("nms_gym/...")`` makes one.
 
     Attributes:
-        task: the pure task; ``nms_gym.envs.moment_tracking`` documents observation, reward and info.
-        drive: muscle -> what drives it, as ``MomentTracking.drive`` says.
+        task: the pure task; its module documents observation, action, reward and info.
+        drive: muscle -> what drives it.
         observation_names, action_names: what the entries of observation and action are.
         muscles, coordinates: what the entries of info's arrays are.
-        dt: s per step; a step is a sample of the recording.
+        dt: s per step.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 25}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}
 
     def __init__(
         self,
-        trial: str | os.PathLike[str] | None = None,
-        subject: str | os.PathLike[str] | None = None,
-        actuated: Sequence[str] | None = None,
-        synergies: Literal["recorded", "action"] = "recorded",
-        coordinates: Sequence[str] | None = None,
-        start: float | None = None,
-        stop: float | None = None,
-        random_start: bool = False,
-        effort_weight: float = EFFORT_WEIGHT,
-        symmetric_action: bool = False,
+        task: str = "MomentTracking-v0",
         precision: str = "float32",
         render_mode: str | None = None,
+        **options: Any,
     ) -> None:
         """Load the files and prepare the task; what is compiled is compiled at the first reset and step.
 
         Args:
-            trial: path of a trial, or name of a shipped demo trial; by default the first of those.
-            subject: path of a subject file; by default the shipped demo subject.
-            actuated: muscles that the action drives; by default all that neither channels nor synergies drive.
-            synergies: "recorded": commands of the subject's synergies are found from the recorded EMG; "action": the
-                action gives them.
-            coordinates: joints whose moments are tracked; by default the measured ones that the subject has.
-            start: s, first sample of the episode; by default the recording's first.
-            stop: s, last sample of the episode; by default the recording's last.
-            random_start: start anywhere in the first half of the recording.
-            effort_weight: of the mean squared excitation in the reward.
-            symmetric_action: actions from -1 to 1 instead of from 0 to 1.
+            task: name of an id.
             precision: "float32" or "float64", of the computation; observations are float32.
             render_mode: None or "rgb_array".
+            options: of the task: see the function that builds it (``nms_gym.envs.builder(task)``).
 
         Raises:
             InputError: a file, name or option cannot be used.
         """
         check_options(precision, render_mode)
-        task = load_actuated_task(
-            trial,
-            subject,
-            actuated=actuated,
-            synergies=synergies,
-            coordinates=coordinates,
-            start=start,
-            stop=stop,
-            random_start=random_start,
-            effort_weight=effort_weight,
-            symmetric_action=symmetric_action,
-        )
+        made = make_task(task, **options)
         self._dtype = PRECISIONS[precision]
         self._x64 = precision == "float64"
-        self.drive = task.drive
-        self.observation_names = task.observation_names
-        self.action_names = task.action_names
-        self.muscles = task.model.muscles
-        self.coordinates = task.coordinates
-        self.dt = float(task.replay.dt)
-        self.observation_space = observation_space(task)
-        self.action_space = action_space(task)
+        self.drive = made.drive
+        self.observation_names = made.observation_names
+        self.action_names = made.action_names
+        self.muscles = made.muscles
+        self.coordinates = made.coordinates
+        self.dt = made.dt
+        self.observation_space = observation_space(made)
+        self.action_space = action_space(made)
         self.render_mode = render_mode
         with jax.enable_x64(self._x64):
-            self.task = core.as_dtype(task, self._dtype)
+            self.task = as_dtype(made, self._dtype)
             packing = Packing.of(self.task)
             self._parts = packing.pack(self.task)
             self._programs = single_programs(packing)
         self._layout = self._programs.layout
         self._state: np.ndarray | None = None
-        self._history = History(task) if render_mode is not None else None
+        self._history = None if render_mode is None else History(made.scene())
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode, muscles at rest at its first sample. No options are used."""
+        """Start an episode. No options are used."""
         super().reset(seed=seed)
         with jax.enable_x64(self._x64):
             flat = self._programs.reset(self._parts, self.np_random.integers(2**32, dtype=np.uint32))
@@ -175,7 +127,7 @@ class MomentTrackingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._observation(values), info | {"drive": dict(self.drive)}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Produce one sample. Actions are clipped to the action space.
+        """One control step. Actions are clipped to the action space.
 
         Raises:
             InputError: the action has the wrong shape or is not finite.
@@ -188,16 +140,16 @@ class MomentTrackingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             flat = self._programs.step(self._parts, np.concatenate([self._state, action]))
             values = self._received(flat)
         layout = self._layout
-        truncated = bool(values[layout.truncated])
-        if truncated:
+        terminated, truncated = bool(values[layout.terminated]), bool(values[layout.truncated])
+        if terminated or truncated:
             self._state = None
         info = layout.unpack_info(values)
         if self._history is not None:
             self._history.add(info)
-        return self._observation(values), float(values[layout.reward]), False, truncated, info
+        return self._observation(values), float(values[layout.reward]), terminated, truncated, info
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
-        """Measured and produced moments so far, and the muscles' excitations now: ``(H, W, 3)`` uint8."""
+        """The episode so far: ``(H, W, 3)`` uint8."""
         if self._history is None:
             gymnasium.logger.warn('render() was called without a render mode; make the environment with "rgb_array"')
             return None

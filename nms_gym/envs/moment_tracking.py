@@ -6,13 +6,12 @@ given by the action; the action drives chosen muscles that nothing else does, an
 task is one ``replay_step`` of the model, so an episode whose action is 0 (or that repeats the recording's commands)
 reproduces ``predict_moments`` on the recording.
 
-``reset`` and ``step`` can be jitted, mapped over a batch and differentiated with respect to actions and every
-parameter (leaves of ``task.params``). The environments of Gymnasium are thin shells around them.
+``info["success"]`` says whether the root mean square error of the episode so far, over the standard deviation of the
+measured moments, is below ``TOLERANCE``.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -24,18 +23,31 @@ import numpy as np
 from jax import Array
 
 from nms_gym._pytree import pytree, replace, static
+from nms_gym.conditions import Condition, conditions_from_spec
+from nms_gym.envs.limb import pack_params, unpack_params
+from nms_gym.envs.person import ACTION_PREFIX, drive_of, load_person, stacked_params
+from nms_gym.envs.rendering.scene import Scene, moment_strip
+from nms_gym.envs.scripted import excitations_for
+from nms_gym.envs.task import SPEED_UNIT, Step, as_numpy, bounds_of, draw_index, frozen_bounds, observe, places
 from nms_gym.errors import InputError, listed, near
 from nms_gym.excitation import activation as act
-from nms_gym.model import CHANNEL_PARAMETERS, NmsModel, NmsParams, NmsState, Replay, initial_state, replay_step
+from nms_gym.model import (
+    CHANNEL_PARAMETERS,
+    NmsModel,
+    NmsParams,
+    NmsState,
+    Replay,
+    excite,
+    excited_step,
+    initial_state,
+    muscle_excitation,
+)
 from nms_gym.muscle import hill
 from nms_gym.muscle.moments import joint_moments
 from nms_gym.recording.storage import require_unique
 from nms_gym.recording.trial import Trial, load_trial
 from nms_gym.replay import make_segment
-from nms_gym.subject import Subject, load_subject, resolve_subject, resolve_trial
-
-ACTION_PREFIX = "action:"
-"""Channels that the action drives are named ``action:<muscle>``."""
+from nms_gym.subject import Subject, resolve_trial
 
 PREVIEW = (0.0, 0.025, 0.050)
 """s ahead of the next sample, at which the observation shows the measured moments."""
@@ -43,22 +55,11 @@ PREVIEW = (0.0, 0.025, 0.050)
 EFFORT_WEIGHT = 0.01
 """Of the mean squared excitation that the action asks for, beside a tracking error of order 1."""
 
+TOLERANCE = 0.5
+"""of the moments' standard deviation"""
+
 SMALLEST_SCALE = 0.1
 """N·m; a measured moment that hardly varies is not scaled by less."""
-
-# Bounds of the observation by group; values are clipped to them. Far beyond what people do, so that clipping means that
-# something is wrong, and finite, as normalising wrappers and learners want.
-OBSERVATION_BOUNDS: dict[str, tuple[float, float]] = {
-    "phase": (0.0, 1.0),
-    "angle": (-10.0, 10.0),
-    "speed": (-10.0, 10.0),
-    "target": (-20.0, 20.0),
-    "moment": (-100.0, 100.0),
-    "activation": (0.0, 2.0),
-    "fiber_length": (0.0, 3.0),
-}
-SPEED_UNIT = 10.0
-"""rad/s"""
 
 
 @pytree
@@ -76,9 +77,15 @@ class MomentTracking:
     """J coordinates whose motion is part of the observation"""
     preview: tuple[int, ...] = static()
     """steps ahead of the next sample"""
+    dt: float = static()
+    """s; a step is a sample of the recording"""
+    drive_text: tuple[tuple[str, str], ...] = static()
     model: NmsModel
     """with a channel for every actuated muscle, after the recorded ones"""
     params: NmsParams
+    people: Array | None
+    """(N, P) parameters of those whom a reset draws from, packed; None for one person"""
+    condition: Condition
     replay: Replay
     """``excitations`` of the recorded channels and synergy commands only"""
     time: Array
@@ -91,6 +98,8 @@ class MomentTracking:
     """(T, K) N·m"""
     scale: Array
     """(K,) N·m; standard deviation of the measured moments"""
+    strength: Array
+    """(K, A) N·m of the actuated muscles at full force, on average, for the scripted policy"""
     effort_weight: Array
     last_start: Array
     """int32; episodes start at a sample from 0 to this one"""
@@ -100,7 +109,7 @@ class MomentTracking:
     """the action that excites nothing: 0 or -1; full excitation is 1"""
 
     @property
-    def samples(self) -> int:
+    def horizon(self) -> int:
         """T, the length of the longest episode."""
         return self.replay.lengths.shape[0]
 
@@ -108,6 +117,11 @@ class MomentTracking:
     def coordinates(self) -> tuple[str, ...]:
         """K joints whose moments are tracked."""
         return self.replay.coordinates
+
+    @property
+    def muscles(self) -> tuple[str, ...]:
+        """All muscles of the subject."""
+        return self.model.muscles
 
     @property
     def replayed_channels(self) -> tuple[str, ...]:
@@ -120,21 +134,14 @@ class MomentTracking:
         return self.actuated + self.commanded
 
     @property
+    def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """[0, 1] or [-1, 1]."""
+        return frozen_bounds(float(self.lowest_action), 1.0, len(self.action_names))
+
+    @property
     def drive(self) -> dict[str, str]:
-        """What drives each muscle: ``"recorded: <channels>"``, ``"synergy: <commands>"``, both joined by ``" + "``,
-        ``"action"``, ``"action by synergy: <commands>"`` or ``"passive"``."""
-        sources = {}
-        for muscle in self.model.muscles:
-            names = self.model.sources(muscle)
-            commands = [c for c in names if c in self.model.commands]
-            recorded = [c for c in names if c in self.replayed_channels and c not in commands]
-            parts = (
-                [f"recorded: {', '.join(recorded)}"] if recorded else ["action"] if len(names) > len(commands) else []
-            )
-            if commands:
-                parts.append(f"{'action by synergy' if self.commanded else 'synergy'}: {', '.join(commands)}")
-            sources[muscle] = " + ".join(parts) or "passive"
-        return sources
+        """What drives each muscle, as ``person.drive_of`` says."""
+        return dict(self.drive_text)
 
     @property
     def observation_names(self) -> tuple[str, ...]:
@@ -144,8 +151,7 @@ class MomentTracking:
         sample. ``target``: measured moment there and a little later, over ``scale``. ``moment``: produced by the last
         step, over ``scale``. ``activation`` and normalised ``fiber_length``: of every muscle after the last step.
         """
-        dt = float(self.replay.dt)
-        ahead = ["" if n == 0 else f"+{1000 * n * dt:.0f}ms" for n in self.preview]
+        ahead = ["" if n == 0 else f"+{1000 * n * self.dt:.0f}ms" for n in self.preview]
         return (
             "phase",
             *(f"angle:{c}" for c in self.observed),
@@ -159,18 +165,165 @@ class MomentTracking:
     @property
     def observation_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest observation, float32."""
-        bounds = [OBSERVATION_BOUNDS[name.split(":")[0]] for name in self.observation_names]
-        low, high = np.asarray(bounds, dtype=np.float32).T
-        return low, high
+        return bounds_of(self.observation_names)
+
+    # --- an episode --------------------------------------------------------
+
+    def reset(self, key: Array) -> tuple[TrackingState, Step]:
+        """Start an episode: a random person of several, and with ``random_start`` a random sample."""
+        who, when = jax.random.split(key)
+        person = draw_index(who, 1 if self.people is None else self.people.shape[0])
+        return self.reset_at(jax.random.randint(when, (), 0, self.last_start + 1, jnp.int32), person)
+
+    def reset_at(self, sample: Array, person: Array) -> tuple[TrackingState, Step]:
+        """Start an episode of a person whose first step produces ``sample`` (both int32), muscles at rest there."""
+        model, params = self.model, self._params(person)
+        replayed = len(self.replayed_channels)
+        length = self.replay.excitations.shape[0] - self.horizon + 1
+        past = jax.lax.dynamic_slice(self.replay.excitations, (sample, jnp.zeros_like(sample)), (length, replayed))
+        silent = jnp.zeros((length, len(self.actuated)), past.dtype)
+        history = jnp.concatenate([past, silent], axis=1)[::-1]
+        lengths, _, arms = self._kinematics(sample)
+        muscles = initial_state(model, params, history, lengths, self.replay.dt)
+
+        activation = act.shaped(muscles.filtered, params.shape_factor)
+        w, x = muscles.fiber.along_tendon, muscles.fiber.length
+        force = hill.force_along_tendon(model.settings.curves, params, activation, w, x, jnp.zeros_like(x))
+        moments = joint_moments(arms, params.max_isometric_force * force)
+        # The first step pushes this sample's excitation; until then the newest one is the sample before.
+        muscles = replace(muscles, excitation_history=jnp.concatenate([history[1:], history[-1:]]))
+        zero = jnp.zeros((), moments.dtype)
+        condition = self.condition.init(x, self.dt)
+        state = TrackingState(muscles, condition, sample, person, jnp.int32(0), zero)
+        info = self._info(state, sample, moments, muscles.filtered, activation, zero, zero, zero)
+        observation = self._observe(sample, moments, activation, x)
+        return state, Step(observation, zero, jnp.bool_(False), jnp.bool_(False), info)
+
+    def step(self, state: TrackingState, action: Array) -> tuple[TrackingState, Step]:
+        """Produce one sample of moments; not after a truncation.
+
+        The reward is ``-mean_k(((moment_k - measured_k) / scale_k)^2) - effort_weight mean_a(excitation_a^2)``, with
+        the excitations that the action asks for; it is 0 at best. An episode is truncated after the last sample.
+
+        Info, of the sample that was produced: ``time`` (s since the window's start), ``sample``, ``moments``,
+        ``measured`` and ``error`` ``(K,)`` N·m, ``excitation`` and ``activation`` ``(M,)``, ``residual`` (largest miss
+        of the implicit fiber equation, in tendon slack lengths), ``reward_tracking`` and ``reward_effort``.
+        """
+        k, model, params = state.sample, self.model, self._params(state.person)
+        length = self.replay.excitations.shape[0] - self.horizon
+        drive = (action - self.lowest_action) / (1.0 - self.lowest_action)
+        muscles, commands = jnp.split(drive, [len(self.actuated)])
+        replayed = _row(self.replay.excitations, k + length)
+        if self.commanded:
+            columns = np.array([model.channels.index(c) for c in self.commanded], np.int32)
+            replayed = replayed.at[columns].set(self.command_scale * commands)
+        before = excite(state.muscles, jnp.concatenate([replayed, muscles]))
+        delayed = act.delayed(before.excitation_history, params.electromechanical_delay, self.replay.dt)
+        excitation = muscle_excitation(model, params, delayed)
+        fiber = before.fiber
+        speed = (fiber.length - fiber.previous_length) / (self.replay.dt * params.max_contraction_velocity)
+        memory, excitation = self.condition.step(state.condition, excitation, fiber.length, speed, self.replay.dt)
+        moved, out = excited_step(model, params, before, excitation, *self._kinematics(k), self.replay.dt)
+        error = (out.moments - _row(self.measured, k)) / self.scale
+        squared = jnp.mean(error**2)
+        effort = -self.effort_weight * jnp.mean(drive**2) if self.action_names else jnp.zeros_like(squared)
+        residual = jnp.max(jnp.abs(out.residual))
+        following = k + 1
+        state = TrackingState(moved, memory, following, state.person, state.steps + 1, state.squares + squared)
+        info = self._info(state, k, out.moments, out.excitation, out.activation, residual, -squared, effort)
+        observation = self._observe(following, out.moments, out.activation, out.fiber_length)
+        return state, Step(observation, effort - squared, jnp.bool_(False), following >= self.horizon, info)
+
+    def baseline(self, observation: Array) -> Array:
+        """Muscles that lack in the last moment, in proportion to what is missing now."""
+        names, joints = self.observation_names, len(self.coordinates)
+        target = observation[places(names, "target")][:joints]
+        missing = (target - observation[places(names, "moment")]) * self.scale
+        asked = excitations_for(self.strength, missing)
+        asked = jnp.concatenate([asked, jnp.zeros(len(self.commanded), asked.dtype)])
+        return self.lowest_action + (1.0 - self.lowest_action) * asked
+
+    def scene(self) -> Scene:
+        """For pictures."""
+        time, measured = np.asarray(self.time, float), np.asarray(self.measured, float)
+        strips = [moment_strip(c, i, time, measured[:, i]) for i, c in enumerate(self.coordinates)]
+        span = (float(time[0]), float(time[-1]))
+        return Scene("MomentTracking", self.muscles, self.drive, tuple(strips), span)
+
+    # --- parts of a step ---------------------------------------------------
+
+    def _params(self, person: Array) -> NmsParams:
+        return self.params if self.people is None else unpack_params(self.model, self.people[person])
+
+    def _kinematics(self, sample: Array) -> tuple[Array, Array, Array]:
+        replay = self.replay
+        return _row(replay.lengths, sample), _row(replay.velocities, sample), _row(replay.moment_arms, sample)
+
+    def _observe(self, sample: Array, moments: Array, activation: Array, fiber_length: Array) -> Array:
+        """Observation before the step that produces ``sample``; the layout of ``observation_names``."""
+        return observe(
+            {
+                "phase": (sample.astype(moments.dtype) / self.horizon)[None],
+                "angle": _row(self.q, sample),
+                "speed": _row(self.qd, sample) / SPEED_UNIT,
+                "target": jnp.concatenate([_row(self.measured, sample + n) / self.scale for n in self.preview]),
+                "moment": moments / self.scale,
+                "activation": activation,
+                "fiber_length": fiber_length,
+            }
+        )
+
+    def _info(
+        self,
+        state: TrackingState,
+        sample: Array,
+        moments: Array,
+        excitation: Array,
+        activation: Array,
+        residual: Array,
+        tracking: Array,
+        effort: Array,
+    ) -> dict[str, Array]:
+        measured = _row(self.measured, sample)
+        steps = jnp.maximum(state.steps, 1).astype(moments.dtype)
+        return {
+            "time": _row(self.time, sample),
+            "success": (state.squares < TOLERANCE**2 * steps) & (state.steps > 0),
+            "sample": sample,
+            "person": state.person,
+            "moments": moments,
+            "measured": measured,
+            "error": moments - measured,
+            "excitation": excitation,
+            "activation": activation,
+            "residual": residual,
+            "reward_tracking": tracking,
+            "reward_effort": effort,
+        }
 
 
 @pytree
-class TaskState:
+class TrackingState:
     """What evolves during an episode."""
 
     muscles: NmsState
+    condition: Any
     sample: Array
     """int32; the sample that the next step produces"""
+    person: Array
+    """int32"""
+    steps: Array
+    """int32"""
+    squares: Array
+    """sum of the mean squared scaled errors"""
+
+
+def _row(series: Array, index: Array) -> Array:
+    """One row of a series; the last one beyond its end."""
+    return jax.lax.dynamic_index_in_dim(series, index, keepdims=False)
+
+
+# --- building it ------------------------------------------------------------
 
 
 def with_action_channels(model: NmsModel, params: NmsParams, muscles: Sequence[str]) -> tuple[NmsModel, NmsParams]:
@@ -218,6 +371,8 @@ def make_task(
     subject: Subject,
     trial: Trial,
     *,
+    people: NmsParams | None = None,
+    condition: Sequence[Mapping[str, Any] | str] | None = None,
     actuated: Sequence[str] | None = None,
     synergies: Literal["recorded", "action"] = "recorded",
     coordinates: Sequence[str] | None = None,
@@ -232,6 +387,8 @@ def make_task(
     Args:
         subject: whose muscles.
         trial: the recording to replay; with measured moments.
+        people: parameters ``(N, ...)`` of those whom a reset draws from; None for the subject alone.
+        condition: what ails the person, as ``conditions_from_spec`` takes it.
         actuated: muscles that the action drives; by default all that nothing else does. May be empty here (the
             recording drives all that moves).
         synergies: who gives the commands of a subject with synergies: the recording (found from its EMG), or the
@@ -267,208 +424,107 @@ def make_task(
             "add inverse-dynamics moments to the trial, or choose other coordinates"
         )
     muscles = subject.model.passive_muscles if actuated is None else tuple(actuated)
-    model, params = with_action_channels(subject.model, subject.params, muscles)
+    conditions = conditions_from_spec(condition, subject.model)
+    everyone = [subject.params]
+    if people is not None:
+        everyone = [jax.tree.map(lambda x, i=i: x[i], people) for i in range(len(np.asarray(people.emg_gain)))]
+    prepared = [conditions.prepare(subject.model, one)[1] for one in everyone]
+    model, params = with_action_channels(subject.model, prepared[0], muscles)
+    crowd = stacked_params([with_action_params(one, len(muscles)) for one in prepared])
     dt = float(segment.replay.dt)
     first = int(np.searchsorted(trial.time, segment.time[0] - 0.5 * dt))
     rows = slice(first, first + len(segment.time))
     observed = tuple(c for c in model.coordinates if c in trial.coordinates)
     columns = [trial.coordinates.index(c) for c in observed]
-    task = MomentTracking(
+    given = [model.channels.index(c) for c in commanded]
+    driven = [model.muscles.index(m) for m in muscles]
+    arms = np.mean(segment.replay.moment_arms, axis=0)[:, driven]
+    task: Any = MomentTracking(
         actuated=muscles,
         commanded=commanded,
         observed=observed,
         preview=tuple(round(ahead / dt) for ahead in PREVIEW),
+        dt=dt,
+        drive_text=tuple(drive_of(model, synergies).items()),
         # The recording brings lengths and moment arms, so the paths would only be carried along.
         model=replace(model, paths=None),
         params=params,
+        people=None if people is None else pack_params(crowd),  # type: ignore[arg-type]
+        condition=conditions,
         replay=segment.replay,
         time=segment.time - segment.time[0],
         q=trial.q[rows][:, columns],  # type: ignore[arg-type]
         qd=trial.qd[rows][:, columns],  # type: ignore[arg-type]
         measured=segment.measured,  # type: ignore[arg-type]
         scale=np.maximum(np.std(segment.measured, axis=0), SMALLEST_SCALE),  # type: ignore[arg-type]
+        strength=arms * np.asarray(params.max_isometric_force)[driven],  # type: ignore[arg-type]
         effort_weight=np.asarray(effort_weight),  # type: ignore[arg-type]
         last_start=np.asarray((len(segment.time) - 1) // 2 if random_start else 0, np.int32),  # type: ignore[arg-type]
-        command_scale=np.maximum(segment.replay.excitations[:, _columns(model, commanded)].max(axis=0), 1.0),  # type: ignore[arg-type]
+        command_scale=np.maximum(segment.replay.excitations[:, given].max(axis=0), 1.0),  # type: ignore[arg-type]
         lowest_action=np.asarray(-1.0 if symmetric_action else 0.0),  # type: ignore[arg-type]
     )
-    return jax.tree.map(lambda leaf: _cast(np.asarray(leaf), np.float64), task)
+    return as_numpy(task)
 
 
-def _columns(model: NmsModel, commands: Sequence[str]) -> list[int]:
-    """Where commands stand among the model's channels."""
-    return [model.channels.index(c) for c in commands]
-
-
-def _cast(leaf: Any, dtype: Any) -> Any:
-    """Floats to one type; the sample index stays what it is."""
-    return leaf.astype(dtype) if np.issubdtype(leaf.dtype, np.floating) else leaf
-
-
-def load_task(
-    trial: str | os.PathLike[str] | None = None, subject: str | os.PathLike[str] | None = None, **options: Any
+def make_moment_tracking(
+    trial: str | os.PathLike[str] | None = None,
+    subject: str | os.PathLike[str] | None = None,
+    posterior: bool | str | os.PathLike[str] = False,
+    condition: Sequence[Mapping[str, Any] | str] | None = None,
+    actuated: Sequence[str] | None = None,
+    synergies: Literal["recorded", "action"] = "recorded",
+    coordinates: Sequence[str] | None = None,
+    start: float | None = None,
+    stop: float | None = None,
+    random_start: bool = False,
+    effort_weight: float = EFFORT_WEIGHT,
+    symmetric_action: bool = False,
 ) -> MomentTracking:
-    """``make_task`` from files: paths, names of shipped demo trials, or None for the demo.
+    """Track measured joint moments by exciting the muscles that were not recorded.
+
+    Args:
+        trial: path of a trial, or name of a shipped demo trial; by default the first of those.
+        subject: path of a subject file; by default the shipped demo subject.
+        posterior: True, or a path, to draw a person of the calibration's posterior at every reset.
+        condition: what ails the person, for example ``[{"name": "electrode_loss", "channels": ["soleus"]}]``.
+        actuated: muscles that the action drives; by default all that neither channels nor synergies drive.
+        synergies: "recorded": commands of the subject's synergies are found from the recorded EMG; "action": the
+            action gives them.
+        coordinates: joints whose moments are tracked; by default the measured ones that the subject has.
+        start: s, first sample of the episode; by default the recording's first.
+        stop: s, last sample of the episode; by default the recording's last.
+        random_start: start anywhere in the first half of the recording.
+        effort_weight: of the mean squared excitation in the reward.
+        symmetric_action: actions from -1 to 1 instead of from 0 to 1.
 
     Raises:
-        InputError: as ``make_task``, ``load_trial`` and ``load_subject``.
+        InputError: a file, name or option cannot be used, or nothing is actuated.
     """
-    return make_task(load_subject(resolve_subject(subject)), load_trial(resolve_trial(trial)), **options)
+    person, people = load_person(subject, "demo_arm", posterior)
+    task = make_task(
+        person,
+        load_trial(resolve_trial(trial)),
+        people=people,
+        condition=condition,
+        actuated=actuated,
+        synergies=synergies,
+        coordinates=coordinates,
+        start=start,
+        stop=stop,
+        random_start=random_start,
+        effort_weight=effort_weight,
+        symmetric_action=symmetric_action,
+    )
+    if not task.action_names:
+        raise InputError(
+            "no muscle is actuated, and an environment needs an action: name at least one muscle without a channel in "
+            f"actuated (there are {listed(m for m, drive in task.drive.items() if drive == 'passive')}), let the "
+            "action command a subject's synergies (synergies='action'), or use "
+            "nms_gym.envs.moment_tracking.make_task, which allows none"
+        )
+    return task
 
 
 def with_params(task: MomentTracking, params: NmsParams) -> MomentTracking:
     """The same task for a subject with other parameters (those of the subject's own channels)."""
     return replace(task, params=with_action_params(params, len(task.actuated)))
-
-
-def reset(task: MomentTracking, key: Array) -> tuple[TaskState, Array, dict[str, Array]]:
-    """Start an episode.
-
-    Args:
-        task: from ``make_task``.
-        key: of ``jax.random.key``; decides where, with ``random_start``.
-
-    Returns:
-        state, observation ``(O,)`` and info as ``step`` gives it, of the muscles at rest at the first sample.
-    """
-    return reset_at(task, jax.random.randint(key, (), 0, task.last_start + 1, jnp.int32))
-
-
-def reset_at(task: MomentTracking, sample: Array) -> tuple[TaskState, Array, dict[str, Array]]:
-    """Start an episode whose first step produces ``sample`` (int32); returns what ``reset`` does."""
-    model, params = task.model, task.params
-    replayed = len(task.replayed_channels)
-    length = task.replay.excitations.shape[0] - task.samples + 1
-    past = jax.lax.dynamic_slice(task.replay.excitations, (sample, jnp.zeros_like(sample)), (length, replayed))
-    silent = jnp.zeros((length, len(task.actuated)), past.dtype)
-    history = jnp.concatenate([past, silent], axis=1)[::-1]
-    lengths, _, arms = _kinematics(task, sample)
-    muscles = initial_state(model, params, history, lengths, task.replay.dt)
-
-    activation = act.shaped(muscles.filtered, params.shape_factor)
-    w, x = muscles.fiber.along_tendon, muscles.fiber.length
-    force = hill.force_along_tendon(model.settings.curves, params, activation, w, x, jnp.zeros_like(x))
-    moments = joint_moments(arms, params.max_isometric_force * force)
-    # The first step pushes this sample's excitation; until then the newest one is the sample before.
-    muscles = replace(muscles, excitation_history=jnp.concatenate([history[1:], history[-1:]]))
-    state = TaskState(muscles, sample)
-    zero = jnp.zeros((), moments.dtype)
-    info = _info(task, sample, moments, muscles.filtered, activation, zero, zero, zero)
-    return state, _observe(task, sample, moments, activation, x), info
-
-
-def step(
-    task: MomentTracking, state: TaskState, action: Array
-) -> tuple[TaskState, Array, Array, Array, Array, dict[str, Array]]:
-    """Produce one sample of moments.
-
-    The reward is ``-mean_k(((moment_k - measured_k) / scale_k)^2) - effort_weight mean_a(excitation_a^2)``, with the
-    excitations that the action asks for; it is 0 at best.
-
-    Args:
-        task: from ``make_task``.
-        state: from ``reset`` or the last step; not after a truncation.
-        action: ``(A,)`` in the order of ``task.action_names``.
-
-    Returns:
-        state; observation ``(O,)`` (see ``MomentTracking.observation_names``); reward; terminated (never); truncated
-        (after the last sample); info, of the sample that was produced: ``time`` (s since the window's start),
-        ``sample``, ``moments``, ``measured`` and ``error`` ``(K,)`` N·m, ``excitation`` and ``activation`` ``(M,)``,
-        ``residual`` (largest miss of the implicit fiber equation, in tendon slack lengths), ``reward_tracking`` and
-        ``reward_effort``.
-    """
-    k = state.sample
-    length = task.replay.excitations.shape[0] - task.samples
-    drive = (action - task.lowest_action) / (1.0 - task.lowest_action)
-    muscles, commands = jnp.split(drive, [len(task.actuated)])
-    replayed = _row(task.replay.excitations, k + length)
-    if task.commanded:
-        columns = np.array(_columns(task.model, task.commanded), np.int32)
-        replayed = replayed.at[columns].set(task.command_scale * commands)
-    excitation = jnp.concatenate([replayed, muscles])
-    moved, out = replay_step(task.model, task.params, state.muscles, excitation, _kinematics(task, k), task.replay.dt)
-    error = (out.moments - _row(task.measured, k)) / task.scale
-    tracking = -jnp.mean(error**2)
-    effort = -task.effort_weight * jnp.mean(drive**2) if task.action_names else jnp.zeros_like(tracking)
-    residual = jnp.max(jnp.abs(out.residual))
-    info = _info(task, k, out.moments, out.excitation, out.activation, residual, tracking, effort)
-    following = k + 1
-    observation = _observe(task, following, out.moments, out.activation, out.fiber_length)
-    state = TaskState(moved, following)
-    return state, observation, tracking + effort, jnp.bool_(False), following >= task.samples, info
-
-
-def rollout(task: MomentTracking, actions: Array, key: Array | None = None) -> tuple[Array, dict[str, Array]]:
-    """Rewards ``(N,)`` and infos, with a leading time axis, of an episode with given actions ``(N, A)``.
-
-    The sum of the rewards is the return; it can be differentiated with respect to ``actions`` and ``task``.
-
-    Args:
-        task: from ``make_task``.
-        actions: at most T of them.
-        key: of ``jax.random.key``; where to start, with ``random_start``. Without it, at the first sample.
-    """
-    state = (reset_at(task, jnp.int32(0)) if key is None else reset(task, key))[0]
-
-    # Recomputing each step in the backward pass keeps memory flat in the number of steps and costs no time.
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def advance(state: TaskState, action: Array) -> tuple[TaskState, tuple[Array, dict[str, Array]]]:
-        state, _, reward, _, _, info = step(task, state, action)
-        return state, (reward, info)
-
-    return jax.lax.scan(advance, state, actions)[1]
-
-
-def as_dtype(task: MomentTracking, dtype: Any) -> MomentTracking:
-    """The task as JAX arrays of one float type; call it inside ``jax.enable_x64(True)`` for float64."""
-    return jax.tree.map(lambda leaf: jnp.asarray(_cast(leaf, dtype)), task)
-
-
-def _row(series: Array, index: Array) -> Array:
-    """One row of a series; the last one beyond its end."""
-    return jax.lax.dynamic_index_in_dim(series, index, keepdims=False)
-
-
-def _kinematics(task: MomentTracking, sample: Array) -> tuple[Array, Array, Array]:
-    replay = task.replay
-    return _row(replay.lengths, sample), _row(replay.velocities, sample), _row(replay.moment_arms, sample)
-
-
-def _observe(task: MomentTracking, sample: Array, moments: Array, activation: Array, fiber_length: Array) -> Array:
-    """Observation before the step that produces ``sample``; the layout of ``observation_names``."""
-    dtype = moments.dtype
-    groups: Mapping[str, Any] = {
-        "phase": (sample.astype(dtype) / task.samples)[None],
-        "angle": _row(task.q, sample),
-        "speed": _row(task.qd, sample) / SPEED_UNIT,
-        "target": jnp.concatenate([_row(task.measured, sample + n) / task.scale for n in task.preview]),
-        "moment": moments / task.scale,
-        "activation": activation,
-        "fiber_length": fiber_length,
-    }
-    return jnp.concatenate([jnp.clip(value, *OBSERVATION_BOUNDS[group]) for group, value in groups.items()])
-
-
-def _info(
-    task: MomentTracking,
-    sample: Array,
-    moments: Array,
-    excitation: Array,
-    activation: Array,
-    residual: Array,
-    tracking: Array,
-    effort: Array,
-) -> dict[str, Array]:
-    measured = _row(task.measured, sample)
-    return {
-        "time": _row(task.time, sample),
-        "sample": sample,
-        "moments": moments,
-        "measured": measured,
-        "error": moments - measured,
-        "excitation": excitation,
-        "activation": activation,
-        "residual": residual,
-        "reward_tracking": tracking,
-        "reward_effort": effort,
-    }

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nms_gym.envs.moment_tracking import MomentTracking, TaskState, reset, reset_at, step
+from nms_gym.envs.task import Step, Task, episode_key
 
 # Entries from which an array stays an argument of its own, because copying it out of the flat one would cost more.
 LARGE = 4096
@@ -30,52 +30,40 @@ class Layout:
     size: int
     observation: slice
     reward: int
+    terminated: int
     truncated: int
-    info: dict[str, tuple[slice, tuple[int, ...]]]
+    info: dict[str, tuple[slice, tuple[int, ...], str]]
+    """name -> place, shape and kind of number: "f", "i" or "b\""""
 
     @staticmethod
-    def of(task: MomentTracking) -> Layout:
+    def of(task: Task) -> Layout:
         """The layout that ``packed`` produces for a task."""
-        _, observation, info = jax.eval_shape(lambda task: reset_at(task, jnp.int32(0)), task)
-        position = observation.size + 2
+        out: Step = jax.eval_shape(lambda task: task.reset(episode_key(0))[1], task)
+        position = out.observation.size + 3
         places = {}
-        for key, value in sorted(info.items()):
-            places[key] = (slice(position, position + value.size), value.shape)
+        for key, value in sorted(out.info.items()):
+            places[key] = (slice(position, position + value.size), value.shape, np.dtype(value.dtype).kind)
             position += value.size
-        return Layout(position, slice(0, observation.size), observation.size, observation.size + 1, places)
+        n = out.observation.size
+        return Layout(position, slice(0, n), n, n + 1, n + 2, places)
 
     def unpack_info(self, flat: np.ndarray) -> dict[str, Any]:
-        """Info from ``(..., size)``, copied; of a single step, numbers are Python's own."""
-        batch = flat.shape[:-1]
+        """Info of one step from ``(size,)``, copied; numbers are Python's own."""
         info: dict[str, Any] = {}
-        for key, (place, shape) in self.info.items():
+        for key, (place, shape, kind) in self.info.items():
             if shape:
-                info[key] = flat[..., place].reshape(*batch, *shape).copy()
-            elif batch:
-                value = flat[..., place.start]
-                info[key] = value.astype(np.int64) if key == "sample" else value.copy()
+                info[key] = flat[place].reshape(shape).copy()
             else:
-                info[key] = int(flat[place.start]) if key == "sample" else float(flat[place.start])
+                value = flat[place.start]
+                info[key] = float(value) if kind == "f" else bool(value) if kind == "b" else int(value)
         return info
 
 
-def packed(observation: Array, reward: Array, truncated: Array, info: dict[str, Array]) -> Array:
+def packed(out: Step) -> Array:
     """One flat array, laid out as ``Layout`` says."""
-    dtype = observation.dtype
-    parts = [observation, reward, truncated, *(info[key] for key in sorted(info))]
+    dtype = out.observation.dtype
+    parts = [out.observation, out.reward, out.terminated, out.truncated, *(out.info[key] for key in sorted(out.info))]
     return jnp.concatenate([jnp.ravel(part).astype(dtype) for part in parts])
-
-
-def packed_reset(task: MomentTracking, seed: Array) -> tuple[TaskState, Array]:
-    """``reset`` with a seed (uint32) in and a flat array out."""
-    state, observation, info = reset(task, jax.random.key(seed))
-    return state, packed(observation, jnp.zeros(()), jnp.bool_(False), info)
-
-
-def packed_step(task: MomentTracking, state: TaskState, action: Array) -> tuple[TaskState, Array]:
-    """``step`` with a flat array out."""
-    state, observation, reward, _, truncated, info = step(task, state, action)
-    return state, packed(observation, reward, truncated, info)
 
 
 @dataclass(frozen=True)
@@ -92,6 +80,12 @@ class Packing:
         """The packing of trees like this one (arrays or their shapes)."""
         leaves, structure = jax.tree.flatten(tree)
         return Packing(structure, tuple(x.shape for x in leaves), tuple(x.dtype.name for x in leaves), large)
+
+    def like(self) -> Any:
+        """A tree of this packing, of shapes and types instead of numbers."""
+        return jax.tree.unflatten(
+            self.structure, list(map(jax.ShapeDtypeStruct, self.shapes, map(np.dtype, self.dtypes)))
+        )
 
     def _apart(self, shape: tuple[int, ...]) -> bool:
         return math.prod(shape) >= self.large
@@ -132,21 +126,19 @@ class Programs:
 @functools.lru_cache(maxsize=16)
 def single_programs(packing: Packing) -> Programs:
     """Programs for tasks of one structure; environments of equal structure share what is compiled."""
-    task = jax.tree.unflatten(
-        packing.structure, list(map(jax.ShapeDtypeStruct, packing.shapes, map(np.dtype, packing.dtypes)))
-    )
-    state = jax.eval_shape(lambda task: reset_at(task, jnp.int32(0)), task)[0]
+    task = packing.like()
+    state = jax.eval_shape(lambda task: task.reset(episode_key(0))[0], task)
     states = Packing.of(state, large=1 << 62)
     size = sum(math.prod(shape) for shape in states.shapes)
 
-    def joined(state: TaskState, results: Array) -> Array:
-        return jnp.concatenate([*states.pack(state), results])
+    def joined(state: Any, out: Step) -> Array:
+        return jnp.concatenate([*states.pack(state), packed(out)])
 
     def run_reset(parts: tuple[Array, ...], seed: Array) -> Array:
-        return joined(*packed_reset(packing.unpack(parts), seed))
+        return joined(*packing.unpack(parts).reset(episode_key(seed)))
 
     def run_step(parts: tuple[Array, ...], state_and_action: Array) -> Array:
         state = states.unpack((state_and_action[:size],))
-        return joined(*packed_step(packing.unpack(parts), state, state_and_action[size:]))
+        return joined(*packing.unpack(parts).step(state, state_and_action[size:]))
 
     return Programs(Layout.of(task), size, jax.jit(run_reset), jax.jit(run_step))

@@ -1,130 +1,150 @@
-"""``nms_gym/MomentTracking-v0`` as a vectorised Gymnasium environment: all episodes advance in one compiled call."""
+"""A task as a vectorised Gymnasium environment: all episodes advance in one compiled call."""
 
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Sequence
-from typing import Any, Literal
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 import jax
+import jax.numpy as jnp
 import numpy as np
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from jax import Array
 
-from nms_gym.envs import moment_tracking as core
+from nms_gym.envs import make_task
 from nms_gym.envs.gymnasium_env import (
     PRECISIONS,
+    RENDER_FPS,
     RENDER_MODES,
     action_space,
     check_options,
-    checked_action,
-    load_actuated_task,
     observation_space,
 )
-from nms_gym.envs.moment_tracking import EFFORT_WEIGHT, MomentTracking, TaskState
-from nms_gym.envs.packing import Layout, packed_reset, packed_step
+from nms_gym.envs.packing import Packing
 from nms_gym.envs.rendering import History, draw
+from nms_gym.envs.task import Step, as_dtype, episode_key
 from nms_gym.errors import InputError, listed
 
 AUTORESET_MODES = {mode.value: mode for mode in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP)}
-
-_reset_all = jax.jit(jax.vmap(packed_reset, in_axes=(None, 0)))
-
-
-@functools.partial(jax.jit, donate_argnums=1)
-def _step(task: MomentTracking, states: TaskState, actions: Array) -> tuple[TaskState, Array]:
-    return jax.vmap(packed_step, in_axes=(None, 0, 0))(task, states, actions)
+INFOS = ("scalars", "all")
 
 
-@functools.partial(jax.jit, donate_argnums=1)
-def _reset_some(task: MomentTracking, states: TaskState, indices: Array, seeds: Array) -> tuple[TaskState, Array]:
-    """Restart the environments ``indices``; an index beyond the last is no environment, and does nothing."""
-    fresh, flat = jax.vmap(packed_reset, in_axes=(None, 0))(task, seeds)
-    return jax.tree.map(lambda old, new: old.at[indices].set(new, mode="drop"), states, fresh), flat
+@dataclass(frozen=True)
+class Programs:
+    """Compiled for tasks of one structure; the task comes packed, for every argument costs a microsecond or two."""
+
+    reset: Callable[[tuple[Array, ...], Any], tuple[Any, Step]]
+    """(packed task, seeds (N,)) -> states, first steps"""
+    restart: Callable[[tuple[Array, ...], Any, Any, Any], tuple[Any, Step]]
+    """(packed task, states, indices, seeds) -> states, first steps of those; an index beyond the last is nobody"""
+    step: Callable[[tuple[Array, ...], Any, Any, Any, Any], tuple[Any, Step]]
+    """(packed task, states, actions, lowest and highest action) -> states, steps"""
 
 
-class MomentTrackingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """``MomentTrackingEnv``, many at a time: the same numbers as as many single ones with the same seeds.
+@functools.lru_cache(maxsize=16)
+def vector_programs(packing: Packing, info: str) -> Programs:
+    """Programs; environments of equal structure share what is compiled."""
+
+    def shown(out: Step) -> Step:
+        kept = {key: value for key, value in out.info.items() if info == "all" or value.ndim == 1}
+        return Step(out.observation.astype(jnp.float32), out.reward, out.terminated, out.truncated, kept)
+
+    def start(parts: tuple[Array, ...], seeds: Array) -> tuple[Any, Step]:
+        task = packing.unpack(parts)
+        states, out = jax.vmap(lambda seed: task.reset(episode_key(seed)))(seeds)
+        return states, shown(out)
+
+    def restart(parts: tuple[Array, ...], states: Any, indices: Array, seeds: Array) -> tuple[Any, Step]:
+        fresh, out = start(parts, seeds)
+        return jax.tree.map(lambda old, new: old.at[indices].set(new, mode="drop"), states, fresh), out
+
+    def step(parts: tuple[Array, ...], states: Any, actions: Array, low: Array, high: Array) -> tuple[Any, Step]:
+        task = packing.unpack(parts)
+        states, out = jax.vmap(task.step)(states, jnp.clip(actions, low, high))
+        return states, shown(out)
+
+    return Programs(jax.jit(start), jax.jit(restart, donate_argnums=1), jax.jit(step, donate_argnums=1))
+
+
+class NmsVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """``NmsEnv``, many at a time: the same numbers as as many single ones with the same seeds.
 
     Attributes:
-        task, drive, observation_names, action_names, muscles, coordinates, dt: as those of ``MomentTrackingEnv``.
+        task, drive, observation_names, action_names, muscles, coordinates, dt: as those of ``NmsEnv``.
     """
 
     def __init__(
         self,
         num_envs: int = 1,
-        trial: str | os.PathLike[str] | None = None,
-        subject: str | os.PathLike[str] | None = None,
-        actuated: Sequence[str] | None = None,
-        synergies: Literal["recorded", "action"] = "recorded",
-        coordinates: Sequence[str] | None = None,
-        start: float | None = None,
-        stop: float | None = None,
-        random_start: bool = False,
-        effort_weight: float = EFFORT_WEIGHT,
-        symmetric_action: bool = False,
+        task: str = "MomentTracking-v0",
         precision: str = "float32",
         render_mode: str | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        info: str | None = None,
+        **options: Any,
     ) -> None:
-        """Prepare ``num_envs`` episodes of one recording and subject; options as those of ``MomentTrackingEnv``.
+        """Prepare ``num_envs`` episodes.
 
         Args:
             num_envs: how many.
-            trial, subject, actuated, synergies, coordinates, start, stop: see ``MomentTrackingEnv``.
-            random_start, effort_weight, symmetric_action, precision, render_mode: see ``MomentTrackingEnv``.
+            task: name of an id.
+            precision: "float32" or "float64", of the computation; observations are float32.
+            render_mode: None or "rgb_array".
             autoreset_mode: "NextStep" (the step after the last one resets; its action is not used and its reward is
                 0) or "SameStep" (the last step returns the next episode's first observation, and its own in
                 ``infos["final_obs"]`` and ``infos["final_info"]``).
+            info: "scalars": infos have the numbers only, which is quicker; "all": the arrays (excitations, angles) too.
+                By default "scalars", and "all" with a render mode.
+            options: of the task: see the function that builds it (``nms_gym.envs.builder(task)``).
 
         Raises:
             InputError: a file, name or option cannot be used.
         """
         check_options(precision, render_mode)
-        if num_envs < 1:
-            raise InputError(f"num_envs is {num_envs}; use at least 1")
+        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+            raise InputError(f"num_envs is {num_envs!r}; use at least 1")
         name = autoreset_mode.value if isinstance(autoreset_mode, AutoresetMode) else autoreset_mode
         if name not in AUTORESET_MODES:
             raise InputError(f"autoreset_mode is {name!r}; use one of {listed(AUTORESET_MODES)}")
-        task = load_actuated_task(
-            trial,
-            subject,
-            actuated=actuated,
-            synergies=synergies,
-            coordinates=coordinates,
-            start=start,
-            stop=stop,
-            random_start=random_start,
-            effort_weight=effort_weight,
-            symmetric_action=symmetric_action,
-        )
+        if info not in (None, *INFOS) or (info == "scalars" and render_mode is not None):
+            raise InputError(f"info is {info!r} with render_mode {render_mode!r}; use 'all', or 'scalars' without one")
+        made = make_task(task, **options)
         self.num_envs = num_envs
         self.autoreset_mode = AUTORESET_MODES[name]
-        self.metadata = {"render_modes": list(RENDER_MODES), "render_fps": 25, "autoreset_mode": self.autoreset_mode}
+        self.metadata = {
+            "render_modes": list(RENDER_MODES),
+            "render_fps": RENDER_FPS,
+            "autoreset_mode": self.autoreset_mode,
+        }
         self.render_mode = render_mode
         self._dtype = PRECISIONS[precision]
         self._x64 = precision == "float64"
-        self.drive = task.drive
-        self.observation_names = task.observation_names
-        self.action_names = task.action_names
-        self.muscles = task.model.muscles
-        self.coordinates = task.coordinates
-        self.dt = float(task.replay.dt)
-        self.single_observation_space = observation_space(task)
-        self.single_action_space = action_space(task)
+        self.drive = made.drive
+        self.observation_names = made.observation_names
+        self.action_names = made.action_names
+        self.muscles = made.muscles
+        self.coordinates = made.coordinates
+        self.dt = made.dt
+        self.single_observation_space = observation_space(made)
+        self.single_action_space = action_space(made)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self._bounds = tuple(np.asarray(bound, self._dtype) for bound in made.action_bounds)
         with jax.enable_x64(self._x64):
-            self.task = core.as_dtype(task, self._dtype)
-            self._layout = Layout.of(self.task)
-        self._states: TaskState | None = None
+            self.task = as_dtype(made, self._dtype)
+            packing = Packing.of(self.task)
+            self._parts = packing.pack(self.task)
+            self._programs = vector_programs(packing, info or ("scalars" if render_mode is None else "all"))
+        self._states: Any = None
         self._ended = np.zeros(num_envs, dtype=bool)
         self._generators: list[np.random.Generator | None] = [None] * num_envs
-        self._histories = [History(task) for _ in range(num_envs)] if render_mode is not None else []
+        self._histories = [] if render_mode is None else [History(made.scene()) for _ in range(num_envs)]
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -143,18 +163,17 @@ class MomentTrackingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         for i, one in enumerate(seeds):
             if one is not None or self._generators[i] is None:
                 self._generators[i] = seeding.np_random(one)[0]
-        everyone = np.arange(self.num_envs)
         with jax.enable_x64(self._x64):
-            flat = self._restart(everyone)
+            out = self._restart(np.arange(self.num_envs))
         self._ended = np.zeros(self.num_envs, dtype=bool)
-        infos = self._infos(flat)
+        infos = self._infos(out)
         infos["drive"], infos["_drive"] = self._batched_drive(), self._everyone()
         for i, history in enumerate(self._histories):
-            history.start(self._layout.unpack_info(flat[i]))
-        return self._observations(flat), infos
+            history.start({key: value[i] for key, value in out.info.items()})
+        return out.observation, infos
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Produce one sample in every environment. Actions are clipped to the action space.
+        """One control step in every environment. Actions are clipped to the action space.
 
         Raises:
             InputError: the actions have the wrong shape or are not finite.
@@ -162,30 +181,41 @@ class MomentTrackingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """
         if self._states is None:
             raise gymnasium.error.ResetNeeded("call reset() before step()")
-        values = checked_action(actions, self.action_space, self._dtype)
+        values = np.asarray(actions, dtype=self._dtype)
+        if values.shape != self.action_space.shape:
+            raise InputError(f"action has shape {values.shape}; expected {self.action_space.shape}")
+        # A sum is finite when all its terms are, and quicker than a look at each.
+        if not math.isfinite(values.sum()):
+            raise InputError("action holds a number that is not finite; check the policy")
         next_step = self.autoreset_mode is AutoresetMode.NEXT_STEP
         with jax.enable_x64(self._x64):
-            self._states, flat = _step(self.task, self._states, values)
-            flat = np.asarray(flat)
+            self._states, out = self._programs.step(self._parts, self._states, values, *self._bounds)
+            final = out = jax.tree.map(np.array, out)
             # In next-step mode the environments that ended in the last step start now instead of stepping.
-            truncated = flat[:, self._layout.truncated] > 0.5
-            starting = np.flatnonzero(self._ended if next_step else truncated)
-            final = flat
+            over = final.terminated | final.truncated
+            starting = np.flatnonzero(self._ended if next_step else over)
             if len(starting):
-                flat = flat.copy()
-                flat[starting] = self._restart(starting)
+                fresh = self._restart(starting)
+                out = jax.tree.map(np.copy, final)
+                for all_rows, new in zip(jax.tree.leaves(out), jax.tree.leaves(fresh), strict=True):
+                    all_rows[starting] = new
         if next_step:
-            final = flat
-            truncated[starting] = False
-        self._ended = truncated
-        infos = self._infos(flat)
+            final = out
+            over = final.terminated | final.truncated
+        self._ended = over
+        infos = self._infos(out)
         if not next_step and len(starting):
             self._add_final(infos, final, starting)
         for i, history in enumerate(self._histories):
-            info = self._layout.unpack_info(flat[i])
+            info = {key: value[i] for key, value in out.info.items()}
             history.start(info) if i in starting else history.add(info)
-        rewards = final[:, self._layout.reward].astype(np.float64)
-        return self._observations(flat), rewards, np.zeros(self.num_envs, dtype=bool), truncated.copy(), infos
+        return (
+            out.observation,
+            final.reward.astype(np.float64),
+            final.terminated.copy(),
+            final.truncated.copy(),
+            infos,
+        )
 
     def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]
         """A picture of every episode, each ``(H, W, 3)`` uint8."""
@@ -194,16 +224,16 @@ class MomentTrackingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             return None
         return tuple(draw(history) for history in self._histories)
 
-    def _restart(self, indices: np.ndarray) -> np.ndarray:
-        """Start new episodes in some environments; returns their rows."""
+    def _restart(self, indices: np.ndarray) -> Any:
+        """Start new episodes in some environments; returns their first steps as NumPy."""
         seeds = np.zeros(len(indices), dtype=np.uint32)
         for place, i in enumerate(indices):
             generator = self._generators[i]
             assert generator is not None
             seeds[place] = generator.integers(2**32, dtype=np.uint32)
         if len(indices) == self.num_envs:
-            self._states, flat = _reset_all(self.task, seeds)
-            return np.asarray(flat)
+            self._states, out = self._programs.reset(self._parts, seeds)
+            return jax.tree.map(np.array, out)
         # Few at a time, and always as many, so that one program serves: starting costs more than a step.
         chunk = min(self.num_envs, max(8, self.num_envs // 16))
         rows = []
@@ -211,18 +241,16 @@ class MomentTrackingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             some = slice(first, first + chunk)
             missing = chunk - len(indices[some])
             padded = np.pad(indices[some], (0, missing), constant_values=self.num_envs).astype(np.int32)
-            self._states, flat = _reset_some(self.task, self._states, padded, np.pad(seeds[some], (0, missing)))
-            rows.append(np.asarray(flat)[: chunk - missing])
-        return np.concatenate(rows)
-
-    def _observations(self, flat: np.ndarray) -> np.ndarray:
-        return flat[:, self._layout.observation].astype(np.float32)
+            padded_seeds = np.pad(seeds[some], (0, missing))
+            self._states, out = self._programs.restart(self._parts, self._states, padded, padded_seeds)
+            rows.append(jax.tree.map(lambda leaf, count=chunk - missing: np.asarray(leaf)[:count], out))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows)
 
     def _everyone(self) -> np.ndarray:
         return np.ones(self.num_envs, dtype=bool)
 
-    def _infos(self, flat: np.ndarray) -> dict[str, Any]:
-        infos = self._layout.unpack_info(flat)
+    def _infos(self, out: Any) -> dict[str, Any]:
+        infos = dict(out.info)
         return infos | {f"_{key}": self._everyone() for key in infos}
 
     def _batched_drive(self) -> dict[str, Any]:
@@ -232,14 +260,17 @@ class MomentTrackingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             batched[f"_{muscle}"] = self._everyone()
         return batched
 
-    def _add_final(self, infos: dict[str, Any], final: np.ndarray, ended: np.ndarray) -> None:
+    def _add_final(self, infos: dict[str, Any], final: Any, ended: np.ndarray) -> None:
         """``final_obs`` and ``final_info`` as Gymnasium's vector environments lay them out."""
         mask = np.zeros(self.num_envs, dtype=bool)
         mask[ended] = True
         observations = np.full(self.num_envs, None, dtype=object)
         for i in ended:
-            observations[i] = final[i, self._layout.observation].astype(np.float32)
-        last = self._layout.unpack_info(np.where(mask[:, None], final, 0.0).astype(final.dtype))
+            observations[i] = final.observation[i].copy()
+        last: dict[str, Any] = {}
+        for key, value in final.info.items():
+            last[key] = np.zeros_like(value)
+            last[key][ended] = value[ended]
         infos["final_obs"], infos["_final_obs"] = observations, mask
         infos["final_info"] = last | {f"_{key}": mask.copy() for key in last}
         infos["_final_info"] = mask.copy()

@@ -1,0 +1,218 @@
+"""A task as a brax environment, for brax's trainers (PPO, SAC, APG); the one file that imports brax.
+
+    from brax.training.agents.ppo import train as ppo
+    env = BraxEnv("ElbowReach-v0")
+    ppo.train(env, num_timesteps=1_000_000, episode_length=env.episode_length, num_envs=256,
+              wrap_env_fn=wrap_for_training, normalize_observations=True)
+
+brax's own wrappers start every episode of an environment from the same first state; ``wrap_for_training`` draws a new
+one, so that goals, trials and people vary. brax's ``GymWrapper`` is for the retired ``gym``: use ``NmsEnv`` instead.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from nms_gym._pytree import replace
+from nms_gym.envs import make_task
+from nms_gym.envs.gymnasium_env import PRECISIONS, check_options
+from nms_gym.envs.task import Step, Task, as_dtype
+from nms_gym.errors import InputError
+
+try:
+    from brax.envs.base import Env, State, Wrapper  # noqa: TID251
+    from brax.envs.wrappers import training  # noqa: TID251
+except ImportError as missing:
+    raise InputError(f'brax cannot be imported ({missing}); install it with: pip install "nms-gym[brax]"') from missing
+
+
+def _device_put_replicated(tree: Any, devices: Any) -> Any:
+    """Every leaf once per device, along a new first axis: what JAX's function of that name did until 0.9."""
+    mesh = jax.sharding.Mesh(np.array(devices), ("devices",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
+
+    def put(leaf: Any) -> Array:
+        leaf = jnp.asarray(leaf)
+        return jax.device_put(jnp.broadcast_to(leaf, (len(devices), *leaf.shape)), sharding)
+
+    return jax.tree.map(put, tree)
+
+
+# brax 0.14.2 calls it and JAX 0.10 has it no more (google/brax#671); before, looking for it warns.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    if not hasattr(jax, "device_put_replicated"):
+        jax.device_put_replicated = _device_put_replicated  # type: ignore[attr-defined]
+
+
+class BraxEnv(Env):
+    """A task with brax's interface.
+
+    Actions are in [-1, 1], as brax's policies give them: -1 is the task's lowest action and 1 its highest, whatever
+    the task's own box; values beyond are clipped. ``State.metrics`` has the numbers of the task's info, as floats;
+    ``State.info`` has ``truncation`` and ``time_out``, 1.0 where time is up. brax's evaluation sums metrics over an
+    episode: divide ``eval/episode_success`` by the episode's steps.
+
+    ``sys`` is the task, so that a ``randomization_fn`` of brax may batch its leaves.
+    """
+
+    def __init__(self, task: str | Task = "MomentTracking-v0", precision: str = "float32", **options: Any) -> None:
+        """Prepare a task.
+
+        Args:
+            task: name of an id, or a task.
+            precision: "float32" or "float64". JAX decides what arrays a compiled function may take: with "float64"
+                call it inside ``jax.enable_x64(True)``.
+            options: of the task, where it comes by name: see ``nms_gym.envs.builder(task)``.
+
+        Raises:
+            InputError: a file, name or option cannot be used.
+        """
+        check_options(precision, None)
+        if isinstance(task, str):
+            made = make_task(task, **options)
+        elif options:
+            raise InputError(f"options {sorted(options)} are of no use to a task that is already built")
+        else:
+            made = task
+        self._x64 = precision == "float64"
+        self._dtype = PRECISIONS[precision]
+        self._lowest, self._highest = (bound.astype(self._dtype) for bound in made.action_bounds)
+        self._size = len(made.observation_names)
+        with jax.enable_x64(self._x64):
+            self.sys = as_dtype(made, self._dtype)
+
+    @property
+    def task(self) -> Task:
+        """The pure task."""
+        return self.sys
+
+    def reset(self, rng: Array) -> State:
+        """Start an episode.
+
+        Args:
+            rng: ``jax.random.key(seed)`` or ``jax.random.PRNGKey(seed)``; the same seed gives the same episode as
+                ``task.reset`` and the other adapters, which draw theirs from ``reset(seed=...)``.
+        """
+        with jax.enable_x64(self._x64):
+            state, out = self.sys.reset(typed_key(rng))
+            return State(state, out.observation, out.reward, *self._done(out))
+
+    def step(self, state: State, action: Array) -> State:
+        """One control step; keeps what wrappers have added to info and metrics."""
+        with jax.enable_x64(self._x64):
+            share = 0.5 * (jnp.clip(jnp.asarray(action, self._dtype), -1.0, 1.0) + 1.0)
+            asked = jnp.asarray(self._lowest) + share * (self._highest - self._lowest)
+            inner, out = self.sys.step(state.pipeline_state, asked)
+            done, metrics, info = self._done(out)
+            return State(inner, out.observation, out.reward, done, state.metrics | metrics, state.info | info)
+
+    def _done(self, out: Step) -> tuple[Array, dict[str, Array], dict[str, Array]]:
+        """Whether the episode is over, metrics and info."""
+        dtype = self._dtype
+        done = (out.terminated | out.truncated).astype(dtype)
+        time_out = (out.truncated & ~out.terminated).astype(dtype)
+        metrics = {key: value.astype(dtype) for key, value in out.info.items() if value.ndim == 0}
+        return done, metrics, {"truncation": time_out, "time_out": time_out}
+
+    @property
+    def episode_length(self) -> int:
+        """Steps of the longest episode, for the trainers' argument of that name."""
+        return self.sys.horizon
+
+    @property
+    def observation_size(self) -> int:
+        """Entries of an observation."""
+        return self._size
+
+    @property
+    def action_size(self) -> int:
+        """Entries of an action."""
+        return self._lowest.size
+
+    @property
+    def backend(self) -> str:
+        """Whose physics."""
+        return "nms_gym"
+
+    @property
+    def dt(self) -> float:
+        """Seconds per step."""
+        return self.sys.dt
+
+
+class ResampleWrapper(Wrapper):
+    """Starts a new episode, drawn with a new key, in every environment that is done.
+
+    It takes the place of brax's ``AutoResetWrapper`` around batched environments and does the rest as that does: the
+    observation that comes with ``done`` is the new episode's first, reward and info are the old one's.
+    """
+
+    def reset(self, rng: Array) -> State:
+        """Start all; ``rng`` has one key per environment."""
+        # brax's wrappers take the shape of a batch from keys in the old format.
+        rng = jax.random.key_data(typed_key(rng))
+        state = self.env.reset(rng)
+        return replace(state, info=state.info | {"reset_key": rng})
+
+    def step(self, state: State, action: Array) -> State:
+        """Step all, then start those that are done."""
+        info = dict(state.info)
+        if "steps" in info:
+            info["steps"] = jnp.where(state.done > 0, 0.0, info["steps"]).astype(info["steps"].dtype)
+        state = self.env.step(replace(state, done=jnp.zeros_like(state.done), info=info), action)
+        # The episode wrapper thinks that an environment that ends in time by itself has failed.
+        truncation = state.info["truncation"]
+        if "time_out" in state.info:
+            truncation = jnp.maximum(truncation, state.info["time_out"]).astype(truncation.dtype)
+        state = replace(state, info=state.info | {"truncation": truncation})
+        # Outside of vmap this is a branch, so that steps without an end do not pay for a reset.
+        return jax.lax.cond(jnp.any(state.done > 0), self._restart, lambda state: state, state)
+
+    def _restart(self, state: State) -> State:
+        keys = state.info["reset_key"]
+        following = jax.random.key_data(jax.vmap(lambda key: jax.random.split(key)[1])(typed_key(keys)))
+        over = state.done > 0
+
+        def new_where_over(new: Array, old: Array) -> Array:
+            return jnp.where(over.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        fresh = self.env.reset(following)
+        was = (state.pipeline_state, state.obs, keys)
+        pipeline, obs, keys = jax.tree.map(new_where_over, (fresh.pipeline_state, fresh.obs, following), was)
+        return replace(state, pipeline_state=pipeline, obs=obs, info=state.info | {"reset_key": keys})
+
+
+def wrap_for_training(
+    env: Env,
+    episode_length: int = 1000,
+    action_repeat: int = 1,
+    randomization_fn: Callable[[Any], tuple[Any, Any]] | None = None,
+) -> Wrapper:
+    """What brax's trainers take as ``wrap_env_fn``: batches, ends and restarts episodes.
+
+    Args:
+        env: a ``BraxEnv``, or any environment of brax.
+        episode_length: steps after which an episode ends at the latest.
+        action_repeat: steps per action; ``frame_skip`` of the task is the better choice.
+        randomization_fn: task -> (task with batched leaves, axes), see brax.
+    """
+    batched = (
+        training.VmapWrapper(env)
+        if randomization_fn is None
+        else training.DomainRandomizationVmapWrapper(env, randomization_fn)
+    )
+    return ResampleWrapper(training.EpisodeWrapper(batched, episode_length, action_repeat))
+
+
+def typed_key(key: Array) -> Array:
+    """A key, or a batch of keys, in JAX's new format; brax hands on ``(..., 2)`` uint32 of the old one."""
+    key = jnp.asarray(key)
+    return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)

@@ -1,0 +1,29 @@
+"""Pictures and films of episodes, drawn without a display."""
+
+from nms_gym.envs.rendering.film import record, write_film
+from nms_gym.envs.rendering.picture import History, draw
+from nms_gym.envs.rendering.scene import (
+    Body,
+    Line,
+    Scene,
+    Strip,
+    angle_strip,
+    moment_strip,
+    stimulation_strip,
+    torque_strip,
+)
+
+__all__ = [
+    "Body",
+    "History",
+    "Line",
+    "Scene",
+    "Strip",
+    "angle_strip",
+    "draw",
+    "moment_strip",
+    "record",
+    "stimulation_strip",
+    "torque_strip",
+    "write_film",
+]
