@@ -30,6 +30,7 @@ from nms_gym.excitation.channels import ChannelMap
 from nms_gym.model import NmsModel, NmsParams, Settings
 from nms_gym.muscle.families import curves_from_record
 from nms_gym.muscle.tabulated import Tabulated
+from nms_gym.muscle_points import MusclePoints
 from nms_gym.recording.ceinms import read_ceinms_subject
 from nms_gym.recording.osim_model import Multibody
 from nms_gym.recording.trial import Trial
@@ -55,6 +56,8 @@ class Study:
     fit_options: Mapping[str, Any]
     emg_normalisation: Mapping[str, float]
     skeleton: Multibody | None
+    muscle_points: MusclePoints
+    """to draw the muscles; empty where the model has none"""
     sources: Mapping[str, str]
     passive: tuple[Segment, ...] = ()
     """motions of relaxed muscles"""
@@ -177,6 +180,7 @@ def read_study(
         fit_options=options,
         emg_normalisation=references,
         skeleton=files.skeleton,
+        muscle_points=files.muscle_points,
         passive=tuple(s for p in passive for s in passive_segments(p, model, coordinates)),
         tracked=driven.tracked,
         synergies=driven.synergies,

@@ -59,6 +59,7 @@ def write_report(
     analysis: Analysis | None = None,
     synergies: Synergies | None = None,
     validation: CrossValidation | None = None,
+    films: Sequence[Picture] = (),
 ) -> Path:
     """Write ``report.html`` and ``figures/*.png`` into ``folder``, which is made when missing.
 
@@ -74,6 +75,7 @@ def write_report(
         analysis: of the fit; adds bands, intervals, what the data determine, and the cost by block.
         synergies: that were extracted for the subject; adds how much they explain.
         validation: what was left out in turn; adds the errors by prior strength.
+        films: of the person in an environment; adds a section.
 
     Returns:
         Path of the HTML file.
@@ -88,13 +90,14 @@ def write_report(
     evidence = collect(subject, train, held_out, result)
     pictures = draw(evidence)
     pictures["uncertainty"] = [] if analysis is None else band_pictures(analysis)
+    pictures["motion"] = list(films)
     page = _page(evidence, pictures, notes, analysis, synergies, validation)
     figures = target / "figures"
     try:
         figures.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{figures}: cannot make this folder ({error}); give another one") from error
-    files = {figures / f"{p.name}.png": p.png for group in pictures.values() for p in group}
+    files = {figures / f"{p.name}.{p.kind}": p.png for group in pictures.values() for p in group}
     files[target / "report.html"] = page.encode("utf-8")
     # All are on disk before the first takes its place; the page, which is entered first, takes its place last.
     with ExitStack() as stack:
@@ -168,6 +171,7 @@ def _page(
                     "name": p.name,
                     "title": p.title,
                     "caption": p.caption,
+                    "kind": p.kind,
                     "data": base64.b64encode(p.png).decode("ascii"),
                 }
                 for p in group

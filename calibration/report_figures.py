@@ -61,12 +61,13 @@ STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure: its file name without suffix, caption, and PNG bytes."""
+    """One figure: its file name without suffix, caption, and PNG bytes, or those of another ``kind`` of file."""
 
     name: str
     title: str
     caption: str
     png: bytes
+    kind: str = "png"
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from nms_gym.recording.storage import write_table
 from nms_gym.recording.trial import Trial
 from nms_gym.replay import Segment, make_segment
 from nms_gym.subject import Subject, save_subject
+
+if TYPE_CHECKING:
+    from calibration.report_figures import Picture
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ def make_subject(
         sources=study.sources,
         emg_normalisation=study.emg_normalisation,
         skeleton=study.skeleton,
+        muscle_points=study.muscle_points,
         synthetic=any(t.synthetic for t in study.trials.values()),
     )
 
@@ -192,7 +196,7 @@ def write_results(folder: Path, study: Study, outcome: Outcome, *, report: bool 
     Raises:
         InputError: the folder cannot be made or written to.
     """
-    from calibration.report import write_metrics, write_report
+    from calibration.report import write_metrics
 
     make_folder(folder / "trials")
     written = [folder / "subject.json", folder / "metrics.json"]
@@ -205,19 +209,29 @@ def write_results(folder: Path, study: Study, outcome: Outcome, *, report: bool 
         written.append(folder / "posterior.npz")
         save_people(written[-1], study.model, outcome.analysis.people)
     if report:
-        written.append(
-            write_report(
-                folder,
-                subject=outcome.subject,
-                train=study.train,
-                held_out=study.held_out,
-                result=outcome.result,
-                analysis=outcome.analysis,
-                synergies=study.synergies,
-                validation=outcome.validation,
-            )
-        )
+        written.append(write_study_report(folder, study, outcome))
     return written
+
+
+def write_study_report(folder: Path, study: Study, outcome: Outcome, films: Sequence[Picture] = ()) -> Path:
+    """The report of a calibration, perhaps with films of the person in an environment.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    from calibration.report import write_report
+
+    return write_report(
+        folder,
+        subject=outcome.subject,
+        train=study.train,
+        held_out=study.held_out,
+        result=outcome.result,
+        analysis=outcome.analysis,
+        synergies=study.synergies,
+        validation=outcome.validation,
+        films=films,
+    )
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from calibration.workflow import calibrate
 from nms_gym._assets import asset_path
 from nms_gym.model import NmsModel, Settings, make_params
 from nms_gym.model_file import read_model_file
+from nms_gym.people import save_people
 from nms_gym.recording.storage import atomic_path
 from nms_gym.recording.trial import Trial
 from nms_gym.replay import make_segment
@@ -178,8 +179,10 @@ def main() -> None:
         text += TRIAL.format(name=name, role=role)
     (out / "study.toml").write_text(text, encoding="utf-8")
     study = read_study(out / "study.toml")
-    outcome = calibrate(study)
+    outcome = calibrate(study, posterior=64)
+    assert outcome.analysis is not None
     save_subject(out / "subject.json", outcome.subject)
+    save_people(out / "posterior.npz", study.model, outcome.analysis.people)
     for name, trial in study.trials.items():
         trial.save(out / f"{name}.npz")
     for row in outcome.rows:

@@ -94,8 +94,8 @@ def demo(
 ) -> None:
     """Run the whole path on the shipped synthetic recording.
 
-    Processes raw EMG, calibrates an arm on two trials, predicts a third that the fit never saw, steps the Gymnasium
-    environment with the calibrated person, and writes a report.
+    Processes raw EMG, calibrates an arm on two trials, predicts a third that the fit never saw, puts the calibrated
+    person into two Gymnasium environments, films one, and writes a report.
     """
     import numpy as np
 
@@ -108,7 +108,7 @@ def demo(
         "[bold]NMS Gym demo[/bold]: a [bold]synthetic[/bold] arm, 2 joints, 6 muscles, 3 raw EMG channels, 3 trials"
     )
     study = read_study(asset_path("demo/study.toml"), say=_say)
-    _, written = _calibrate(study, folder, report=report)
+    outcome, written = _calibrate(study, folder, report=False, posterior=64)
 
     import gymnasium
 
@@ -130,7 +130,34 @@ def demo(
         console.print(f"  {label}: {steps} steps, return {total:.1f}")
     console.print(f"  observation of {len(observation)} numbers, action drives {listed(env.unwrapped.action_names)}")  # type: ignore[attr-defined]
     env.close()
+
+    _say("playing nms_gym/ElbowAssist-v0: the same person, weak and late, helped by a motor at the elbow")
+    env = gymnasium.make("nms_gym/ElbowAssist-v0", subject=str(written[0]), render_mode="rgb_array")
+    film = _filmed(env.unwrapped, folder / "elbow_assist.gif", fps=12.5)
+    written += film
+    if report:
+        from calibration.report_figures import Picture
+        from calibration.workflow import write_study_report
+
+        title = "nms_gym/ElbowAssist-v0: a motor helps where the person's own EMG is too weak and too late"
+        caption = "Muscles by activation, the target dashed, the motor's torque as an arrow; its policy is scripted."
+        picture = Picture("elbow_assist", title, caption, film[0].read_bytes(), "gif")
+        written.append(write_study_report(folder, study, outcome, [picture]))
     _done(written, began)
+
+
+def _filmed(env: Any, path: Path, policy: str = "baseline", seed: int = 0, fps: float = 25.0) -> list[Path]:
+    """Play an episode with a policy by name and film it."""
+    import itertools
+
+    import jax
+    import numpy as np
+
+    from nms_gym.envs.policies import policy as policy_of
+    from nms_gym.envs.rendering import record
+
+    act, keys = jax.jit(policy_of(env.get_wrapper_attr("task"), policy)), map(jax.random.key, itertools.count(seed))
+    return record(env, lambda observation: np.asarray(act(observation, next(keys))), path, seed=seed, fps=fps)
 
 
 @app.command()
@@ -497,18 +524,13 @@ def play(
 
     Writes the film and its last picture (.png), and prints the return.
     """
-    import itertools
     import json
 
-    import jax
-    import numpy as np
     from gymnasium.wrappers import RecordEpisodeStatistics
 
     from calibration.workflow import make_folder, require_folder
     from nms_gym.envs import TASKS
     from nms_gym.envs.gymnasium_env import NmsEnv
-    from nms_gym.envs.policies import policy as policy_of
-    from nms_gym.envs.rendering import record
 
     began = time.perf_counter()
     if name == "list":
@@ -527,10 +549,9 @@ def play(
     require_folder(path.parent)
     env = RecordEpisodeStatistics(NmsEnv(name.split("/")[-1], render_mode="rgb_array", **options))
     task = env.get_wrapper_attr("task")
-    act, keys = jax.jit(policy_of(task, policy)), map(jax.random.key, itertools.count(seed))
     _say(f"playing {name} with the {policy} policy, {task.horizon} steps of {1000 * task.dt:g} ms")
     make_folder(path.parent)
-    written = record(env, lambda observation: np.asarray(act(observation, next(keys))), path, seed=seed, fps=fps)
+    written = _filmed(env, path, policy, seed, fps)
     console.print(f"  return {env.return_queue[-1]:.1f}")
     _done(written, began)
 

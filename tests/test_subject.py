@@ -283,7 +283,7 @@ def test_names_and_paths_are_resolved(saved, tmp_path):
     assert resolve_trial(str(saved)) == saved
     with pytest.raises(InputError, match="no subject file"):
         resolve_subject(tmp_path / "nobody.json")
-    with pytest.raises(InputError, match="neither a file nor a demo trial"):
+    with pytest.raises(InputError, match="neither a file nor a shipped trial"):
         resolve_trial("nothing")
     shipped = demo_trials()
     for name, path in shipped.items():

@@ -199,8 +199,7 @@ def limb_scene(
         muscle_points={m: p for m, p in limb.look.muscle_points.items() if m in limb.muscles},
         strength=dict(zip(limb.muscles, strength.tolist(), strict=True)),
         paths=limb.model.paths,
-        ranges=limb.shown_ranges(),
-        **body,
+        **{"ranges": limb.shown_ranges(), **body},
     )
     return Scene(title, limb.muscles, drive, tuple(strips), (0.0, seconds), shown)
 

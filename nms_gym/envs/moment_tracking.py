@@ -25,7 +25,7 @@ from jax import Array
 from nms_gym._pytree import pytree, replace, static
 from nms_gym.conditions import Condition, conditions_from_spec
 from nms_gym.envs.limb import pack_params, unpack_params
-from nms_gym.envs.person import ACTION_PREFIX, drive_of, load_person, stacked_params
+from nms_gym.envs.person import ACTION_PREFIX, drive_of, each_of, load_person, stacked_params, with_sources
 from nms_gym.envs.rendering.scene import Scene, moment_strip
 from nms_gym.envs.scripted import excitations_for
 from nms_gym.envs.task import SPEED_UNIT, Step, as_numpy, bounds_of, draw_index, frozen_bounds, observe, places
@@ -374,6 +374,7 @@ def make_task(
     people: NmsParams | None = None,
     condition: Sequence[Mapping[str, Any] | str] | None = None,
     actuated: Sequence[str] | None = None,
+    sources: Mapping[str, str] | str | None = None,
     synergies: Literal["recorded", "action"] = "recorded",
     coordinates: Sequence[str] | None = None,
     start: float | None = None,
@@ -391,6 +392,8 @@ def make_task(
         condition: what ails the person, as ``conditions_from_spec`` takes it.
         actuated: muscles that the action drives; by default all that nothing else does. May be empty here (the
             recording drives all that moves).
+        sources: instead of ``actuated``: muscle -> "recorded", "synergy", "policy" or "passive", or one of them for
+            all; muscles not named keep what the subject has.
         synergies: who gives the commands of a subject with synergies: the recording (found from its EMG), or the
             action.
         coordinates: joints whose moments are tracked; by default the measured ones that the model has.
@@ -404,6 +407,10 @@ def make_task(
         InputError: an unknown muscle, coordinate or channel; a muscle that has a channel; no measured moments; an empty
             window; a negative weight.
     """
+    if sources is not None:
+        if actuated is not None:
+            raise InputError("give actuated or sources, not both: sources = {muscle: 'policy'} actuates a muscle")
+        subject, people, actuated = with_sources(subject, people, sources)
     if isinstance(actuated, str):
         raise InputError(f"actuated is {actuated!r}; give a list of muscle names")
     if synergies not in ("recorded", "action"):
@@ -425,9 +432,7 @@ def make_task(
         )
     muscles = subject.model.passive_muscles if actuated is None else tuple(actuated)
     conditions = conditions_from_spec(condition, subject.model)
-    everyone = [subject.params]
-    if people is not None:
-        everyone = [jax.tree.map(lambda x, i=i: x[i], people) for i in range(len(np.asarray(people.emg_gain)))]
+    everyone = [subject.params] if people is None else each_of(people)
     prepared = [conditions.prepare(subject.model, one)[1] for one in everyone]
     model, params = with_action_channels(subject.model, prepared[0], muscles)
     crowd = stacked_params([with_action_params(one, len(muscles)) for one in prepared])
@@ -472,6 +477,7 @@ def make_moment_tracking(
     posterior: bool | str | os.PathLike[str] = False,
     condition: Sequence[Mapping[str, Any] | str] | None = None,
     actuated: Sequence[str] | None = None,
+    sources: Mapping[str, str] | str | None = None,
     synergies: Literal["recorded", "action"] = "recorded",
     coordinates: Sequence[str] | None = None,
     start: float | None = None,
@@ -488,6 +494,8 @@ def make_moment_tracking(
         posterior: True, or a path, to draw a person of the calibration's posterior at every reset.
         condition: what ails the person, for example ``[{"name": "electrode_loss", "channels": ["soleus"]}]``.
         actuated: muscles that the action drives; by default all that neither channels nor synergies drive.
+        sources: instead of ``actuated``, to take muscles from their channels: muscle -> "recorded", "synergy", "policy"
+            or "passive", or one of them for all; muscles not named keep what the subject has.
         synergies: "recorded": commands of the subject's synergies are found from the recorded EMG; "action": the
             action gives them.
         coordinates: joints whose moments are tracked; by default the measured ones that the subject has.
@@ -507,6 +515,7 @@ def make_moment_tracking(
         people=people,
         condition=condition,
         actuated=actuated,
+        sources=sources,
         synergies=synergies,
         coordinates=coordinates,
         start=start,

@@ -185,9 +185,7 @@ def make_limb(
 
     spec = condition(model) if callable(condition) else condition
     conditions = conditions_from_spec(spec, model)
-    everyone = [subject.params]
-    if people is not None:
-        everyone = [jax.tree.map(lambda x, i=i: x[i], people) for i in range(len(np.asarray(people.emg_gain)))]
+    everyone = [subject.params] if people is None else each_of(people)
     prepared = [conditions.prepare(model, pick(one)) for one in everyone]
     model, params = prepared[0]
     delays = np.max([np.max(np.asarray(p.electromechanical_delay), initial=0.0) for _, p in prepared])
@@ -212,6 +210,26 @@ def make_limb(
         frame_skip=frame_skip,
         immediate=immediate,
     )
+
+
+def with_sources(
+    subject: Subject, people: NmsParams | None, sources: Mapping[str, str] | str
+) -> tuple[Subject, NmsParams | None, tuple[str, ...]]:
+    """The subject, and the people, with only the channels that ``sources`` leaves to muscles; and the muscles that it
+    gives to the policy, which nothing else drives now.
+
+    Raises:
+        InputError: an unknown muscle or source, or a source that a muscle does not have.
+    """
+    model = subject.model
+    asked = _sources(model, model.muscles, sources, "recorded")
+    quiet = {muscle: "passive" if source == "policy" else source for muscle, source in asked.items()}
+    arranged, pick = _arranged(model, model.muscles, model.coordinates, {}, quiet, "recorded")
+    if people is not None:
+        people = stacked_params([pick(one) for one in each_of(people)])
+    arranged = replace(arranged, skeleton=model.skeleton)
+    subject = replace(subject, model=arranged, params=pick(subject.params))
+    return subject, people, tuple(m for m in model.muscles if asked[m] == "policy")
 
 
 def drive_of(model: NmsModel, synergies: str) -> dict[str, str]:
@@ -278,15 +296,16 @@ def _arranged(
     columns.sort(key=lambda i: model.channels[i] in commands)
     kept = tuple(model.channels[i] for i in columns)
     paths = model.paths
-    assert paths is not None
-    spanned = {m: held.get(m, 0.0) for m in paths.coordinates if m not in coordinates}
+    if paths is not None:
+        spanned = {m: held.get(m, 0.0) for m in paths.coordinates if m not in coordinates}
+        paths = select_paths(paths, muscles, coordinates, spanned)
     arranged = NmsModel(
         muscles=tuple(muscles),
         coordinates=tuple(coordinates),
         channels=(*kept, *(ACTION_PREFIX + muscles[i] for i in driven)),
         settings=model.settings,
         channel_weights=np.concatenate([weights[:, columns], actions], axis=1),  # type: ignore[arg-type]
-        paths=select_paths(paths, muscles, coordinates, spanned),
+        paths=paths,
         rigid_tendons=tuple(m for m in model.rigid_tendons if m in muscles),
         synergies=basis,
         synergy_pairs=tuple(model.synergy_pairs[i] for i in pairs),
@@ -318,6 +337,11 @@ def _within_paths(passive: PassiveMoments, model: NmsModel) -> PassiveMoments:
             low, high = domain[names.index(name)]
             lower[i], upper[i] = max(lower[i], low), min(upper[i], high)
     return replace(passive, limits=replace(passive.limits, lower=lower, upper=upper))
+
+
+def each_of(people: NmsParams) -> list[NmsParams]:
+    """Parameters of each of the people ``(N, ...)``."""
+    return [jax.tree.map(lambda x, i=i: x[i], people) for i in range(len(np.asarray(people.emg_gain)))]
 
 
 def stacked_params(everyone: Sequence[NmsParams]) -> NmsParams:

@@ -235,7 +235,7 @@ class NmsVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self._states, out = self._programs.reset(self._parts, seeds)
             return jax.tree.map(np.array, out)
         # Few at a time, and always as many, so that one program serves: starting costs more than a step.
-        chunk = min(self.num_envs, max(8, self.num_envs // 16))
+        chunk = min(self.num_envs, max(8, self.num_envs // 4))
         rows = []
         for first in range(0, len(indices), chunk):
             some = slice(first, first + chunk)

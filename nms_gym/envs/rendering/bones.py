@@ -171,6 +171,9 @@ def _root(limb: Limb, pose: Pose, name: str) -> list[Shape]:
     # A margin round every point; joints sit in the middle of bone, attachments on its surface.
     around = [np.asarray(j) + 0.026 * ring @ limb.view @ rotation for j in joints]
     around += [np.asarray(p) + 0.006 * ring @ limb.view @ rotation for p in points]
+    segment = limb.body.skeleton.body(name)
+    if segment.mass > 0:  # a pelvis is a pelvis, however few muscles are shown
+        around.append(segment.mass_center + 0.065 * ring @ limb.view @ rotation)
     cloud = np.concatenate(around)
     flat = cloud @ rotation.T @ limb.view[:2].T
     try:
