@@ -104,9 +104,10 @@ def demo_trials() -> dict[str, Path]:
 
 def _shipped(folder: str) -> dict[str, Path]:
     try:
-        return {path.stem: path for path in sorted(asset_path(folder).glob("*.npz"))}
+        files = sorted(asset_path(folder).glob("*.npz"))
     except InputError:
         return {}
+    return {path.stem: path for path in files if path.stem != "posterior"}
 
 
 def resolve_trial(name_or_path: str | os.PathLike[str] | None = None) -> Path:

@@ -35,7 +35,7 @@ OPTIONS = {
 }
 # What float32 may differ from float64 over an episode of the baseline's actions, replayed: largest joint angle (rad;
 # moments over their scale for MomentTracking) and return. The dynamics are damped, so rounding does not grow.
-DIVERGENCE = {"angle": 2e-2, "return": 0.5}
+DIVERGENCE = {"angle": 1e-3, "return": 0.02}
 # rad beyond the joint's limits that all muscles and the fastest swing can push a joint, against 600 N·m/rad.
 BEYOND = 0.5
 
@@ -48,7 +48,11 @@ def _quickly_compiled():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.fixture(scope="module", params=list(TASKS))
+# Tens of seconds to compile.
+HEAVY = ("ArmReach-v0", "KneeExtension-v0", "AnkleTracking-v0", "LegSwing-v0")
+
+
+@pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.slow if n in HEAVY else ()) for n in TASKS])
 def name(request):
     return request.param
 
@@ -155,7 +159,7 @@ def test_info_is_what_is_documented(single):
         for key, value in shown.items():
             if isinstance(value, np.ndarray):
                 assert value.dtype == np.float32, key
-                assert value.flags.owndata or value.base is None, key
+                assert value.flags.owndata, key
                 assert not np.shares_memory(value, single._state), key
             else:
                 kinds = {"success": bool, "person": int, "trial": int, "sample": int}
@@ -235,7 +239,8 @@ def test_no_policy_leaves_the_space(name, made):
     strange = {
         n: float(share)
         for n, share in zip(names, clipped, strict=True)
-        if share > 0 and n.split(":")[0] in ("angle", "speed", "error", "position", "fiber_length", "moment", "emg")
+        if share > 0
+        and n.split(":")[0] in ("angle", "speed", "error", "position", "fiber_length", "moment", "emg")
         and not (n.startswith("emg") and share < 1)
     }
     assert not strange
@@ -276,7 +281,7 @@ def test_single_environments_draw_the_same(single, double, pure):
                 np.testing.assert_allclose(a[key], b[key], rtol=1e-5, atol=1e-5, err_msg=key)
                 np.testing.assert_allclose(b[key], pure.starts[key][k], rtol=1e-12, atol=1e-12, err_msg=key)
     random = [key for key in ("trial", "target", "goal", "q") if key in a]
-    differs = [np.any(found[double][0][1][key] != found[double][1][1][key]) for key in random]
+    differs = [np.ptp(pure.starts[key], axis=0).any() for key in random]
     assert any(differs) or not random  # MomentTracking starts at its first sample
 
 

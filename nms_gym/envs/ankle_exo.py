@@ -47,7 +47,7 @@ def make_ankle_exo(
     """Help an impaired ankle.
 
     Args:
-        subject: path of a subject file with the joint ``ankle_angle_r``; by default right_leg.
+        subject: path of a subject file with the joint ``ankle_angle_r``; by default the shipped right leg.
         posterior: True, or a path, to draw a person of the calibration's posterior at every reset.
         condition: what ails the person; by default paresis (half of the drive is lost), 40 ms of additional delay and
             co-contraction of antagonists with a fifth of the drive. [] is a healthy person.

@@ -35,8 +35,8 @@ except ImportError as missing:
 
 def _device_put_replicated(tree: Any, devices: Any) -> Any:
     """Every leaf once per device, along a new first axis: what JAX's function of that name did until 0.9."""
-    mesh = jax.sharding.Mesh(np.array(devices), ("devices",))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
+    mesh = jax.sharding.Mesh(np.array(devices), ("i",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("i"))
 
     def put(leaf: Any) -> Array:
         leaf = jnp.asarray(leaf)

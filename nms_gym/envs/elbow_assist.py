@@ -45,7 +45,7 @@ def make_elbow_assist(
     """Help an impaired elbow.
 
     Args:
-        subject: path of a subject file with the joint ``r_elbow_flex``; by default demo_arm.
+        subject: path of a subject file with the joint ``r_elbow_flex``; by default the shipped synthetic arm.
         posterior: True, or a path, to draw a person of the calibration's posterior at every reset.
         condition: what ails the person; by default paresis (half of the drive is lost), 40 ms of additional delay and
             co-contraction of antagonists with a fifth of the drive. [] is a healthy person.

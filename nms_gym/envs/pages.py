@@ -77,13 +77,13 @@ def page(name: str) -> str:
         shared = (inspect.getdoc(follow) or "").split("They share:\n\n")[1]
         parts.append(_plain(shared))
     low, high = task.action_bounds
-    action = [f"## Action, {len(low)} numbers", "", "| name | from | to |", "|---|---|---|"]
+    action = [f"## Action, {_numbers(low)}", "", "| name | from | to |", "|---|---|---|"]
     action += [f"| {n} | {a:g} | {b:g} |" for n, a, b in zip(task.action_names, low, high, strict=True)]
     seen: dict[str, list[str]] = {}
     for entry in task.observation_names:
         group, _, rest = entry.partition(":")
         seen.setdefault(group, []).append(rest)
-    observation = [f"## Observation, {len(task.observation_names)} numbers", "", "In this order; values are clipped."]
+    observation = [f"## Observation, {_numbers(task.observation_names)}", "", "In this order; values are clipped."]
     observation += ["", "| group | of | unit | from | to |", "|---|---|---|---|---|"]
     for group, of in seen.items():
         a, b = OBSERVATION_BOUNDS[group]
@@ -107,7 +107,10 @@ def page(name: str) -> str:
 def scores(task: Task) -> str:
     """Returns and success of the simple policies, as Markdown."""
     rows = ["## Simple policies, 64 episodes", "", "| policy | return, mean (sd) | success |", "|---|---|---|"]
+    excites_nothing = bool((task.action_bounds[0] >= 0).all())
     for name, meaning in POLICIES.items():
+        if name == "zero" and excites_nothing:  # the same as the lowest
+            continue
         found = score(task, policy(task, name))
         mean, sd = found.returns.mean(), found.returns.std()
         rows.append(f"| {name}: {meaning} | {mean:.1f} ({sd:.1f}) | {100 * found.success:.0f} % |")
@@ -151,6 +154,10 @@ def _options(build: Any) -> list[str]:
     rows.append('| `precision` | `"float32"` | or "float64", of the computation. |')
     rows.append('| `render_mode` | `None` | or "rgb_array". |')
     return rows
+
+
+def _numbers(entries: Any) -> str:
+    return f"{len(entries)} number{'' if len(entries) == 1 else 's'}"
 
 
 def _plain(text: str) -> str:

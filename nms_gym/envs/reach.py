@@ -156,7 +156,7 @@ class Reach:
         return state, self._shown(state, m.excitation, m.activation, m.fiber_length, out.moments, effort=effort)
 
     def baseline(self, observation: Array) -> Array:
-        """A spring from the joint to the goal, pulled by the muscles that can; of the wrist, with the arm's weight held."""
+        """A spring from joint or wrist to the goal, pulled by the muscles; ArmReach's also holds the weight."""
         n = len(self.limb.coordinates)
         q, speed = observation[:n], observation[n : 2 * n] * SPEED_UNIT
         if self.point is None:

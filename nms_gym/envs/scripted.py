@@ -20,8 +20,8 @@ def spring(error: Array, speed: Array, stiffness: Array | float, damping: Array 
 def excitations_for(strength: Array, moment: Array, effort: float = 0.005) -> Array:
     """Excitations ``(M,)`` in [0, 1] whose moments come closest to ``moment``, with little effort.
 
-    Minimises ``|strength u - moment|^2 / s + effort |u|^2``, ``s`` the squared strength of all, by accelerated projected
-    gradients (FISTA, Beck & Teboulle 2009, 10.1137/080716542), a fixed number of them.
+    Minimises ``|strength u - moment|^2 / s + effort |u|^2``, ``s`` the squared strength of all, by a fixed number of
+    accelerated projected gradients (FISTA, Beck & Teboulle 2009, 10.1137/080716542).
 
     Args:
         strength: ``(D, M)`` N·m at full force, signed.
