@@ -32,7 +32,7 @@ from calibration.residuals import Data, Quadratic, make_objective, predict
 from calibration.truncated_normal import log_box_probability, sample_box
 from calibration.validation import PADDING, float64
 from nms_gym.errors import InputError, listed
-from nms_gym.model import PARAMETER_KINDS, PARAMETER_UNITS, NmsModel, NmsParams, entries, predict_moments
+from nms_gym.model import PARAMETER_UNITS, NmsModel, NmsParams, entries, predict_moments
 from nms_gym.replay import Segment, padded
 
 NoiseKind = Literal["achieved", "assumed"]
@@ -42,7 +42,6 @@ SAME_SOLUTION = 2.0
 # Parameters are taken to use up at most this part of the independent samples: beyond, a stretch is too short to say
 # anything about its noise, and the division would blow up.
 MOST_TAKEN = 0.75
-
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
     python examples/build_trials.py [--out assets/trials]
 
-``lift_*`` (elbow) and ``foot_*`` (ankle): a simulated person follows a smooth angle with a spring-like controller whose
-moments are shared out to EMG channels; what the channels were is the EMG, how the limb moved is the motion. ``swing_*``:
-hip, knee and ankle angles of the swing phase as textbooks show them (Perry & Burnfield, Gait Analysis, 2nd ed., 2010,
-read off to 5 degrees), through smooth curves, at three speeds; no EMG.
+``lift_*`` (elbow) and ``foot_*`` (ankle): a simulated person follows a smooth angle with a spring-like controller
+whose moments are shared out to EMG channels; what the channels were is the EMG, how the limb moved is the motion.
+``swing_*``: hip, knee and ankle angles of the swing phase of level walking, smooth curves through typical values to a
+few degrees, at three speeds; nobody's measurement, and no EMG.
 """
 
 from __future__ import annotations

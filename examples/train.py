@@ -33,7 +33,7 @@ from nms_gym.recording.storage import atomic_path
 
 HELD_OUT = 1_000_000
 """seeds from here on are for judging; training uses others"""
-STEPS = {"apg": 2_000_000, "ppo": 800_000, "sb3-ppo": 500_000}
+STEPS = {"apg": 1_000_000, "ppo": 800_000, "sb3-ppo": 500_000}
 POINTS = 12
 """of the learning curve"""
 HIDDEN = 64
@@ -188,10 +188,10 @@ def train_ppo(task, steps, seed, judge):
         episode_length=env.episode_length,
         wrap_env_fn=wrap_for_training,
         num_envs=256,
-        unroll_length=20,
-        batch_size=256,
-        num_minibatches=4,
-        num_updates_per_batch=4,
+        unroll_length=10,
+        batch_size=64,
+        num_minibatches=16,
+        num_updates_per_batch=8,
         learning_rate=1e-3,
         entropy_cost=1e-3,
         discounting=0.97,

@@ -1,4 +1,4 @@
-"""Every id: Gymnasium's rules, documented spaces, no NaN whatever the policy, the same chance and numbers everywhere."""
+"""Every id: Gymnasium's rules, documented spaces, no NaN whatever the policy, the same numbers in every adapter."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _quickly_compiled():
 
 
 # Tens of seconds to compile.
-HEAVY = ("ArmReach-v0", "KneeExtension-v0", "AnkleTracking-v0", "LegSwing-v0")
+HEAVY = ("ArmReach-v0", "KneeExtension-v0", "AnkleTracking-v0", "LegSwing-v0", "AnkleExo-v0")
 
 
 @pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.slow if n in HEAVY else ()) for n in TASKS])

@@ -18,9 +18,9 @@ STEPS = (1e-4, 1e-6)  # of central differences: one is enough where the return i
 SECONDS = 1.0
 # Parameters that are often 0: what a direction moves them by, where others move in proportion to their value.
 LEAST = {"optimal_fiber_length_change": 0.05, "pennation_at_optimal": 0.05, "shape_factor": 0.1}
-# Tens of seconds to compile.
-HEAVY = ("ArmReach-v0", "KneeExtension-v0", "AnkleTracking-v0", "LegSwing-v0", "AnkleExo-v0")
-IDS = [pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for name in TASKS]
+# The others take up to half a minute each to compile.
+QUICKEST = ("MomentTracking-v0", "ElbowReach-v0", "ElbowAssist-v0")
+IDS = [pytest.param(name, marks=pytest.mark.slow if name not in QUICKEST else ()) for name in TASKS]
 
 
 def unused(task, model):

@@ -44,7 +44,7 @@ def register() -> None:
 def make_task(name: str, **options: Any) -> Task:
     """A task by the name of its id, for one's own training loop: pure ``reset`` and ``step``, NumPy float64 leaves.
 
-    Bring it to JAX arrays of a precision with ``nms_gym.envs.task.as_dtype``.
+    Bring it to JAX arrays of a precision with ``nms_gym.envs.task.as_dtype`` before jitting or mapping anything.
 
     Args:
         name: such as "ElbowReach-v0", with or without "nms_gym/".

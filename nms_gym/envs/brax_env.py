@@ -35,6 +35,7 @@ except ImportError as missing:
 
 def _device_put_replicated(tree: Any, devices: Any) -> Any:
     """Every leaf once per device, along a new first axis: what JAX's function of that name did until 0.9."""
+    # The name that brax's trainers give the axis: with another one they would be compiled a second time.
     mesh = jax.sharding.Mesh(np.array(devices), ("i",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("i"))
 

@@ -138,6 +138,18 @@ class Stimulator:
         return jnp.sum(self.current * self.rate * self.max_width * command) * dt
 
 
+def checked_fields(electrodes: Any) -> Mapping[str, Mapping[str, float]]:
+    """Electrode -> muscle -> share of its field.
+
+    Raises:
+        InputError: something else, or nothing.
+    """
+    mapping = isinstance(electrodes, Mapping) and bool(electrodes)
+    if not mapping or not all(isinstance(shares, Mapping) and shares for shares in electrodes.values()):
+        raise InputError(f"electrodes is {electrodes!r}; give a mapping such as {{'biceps': {{'BIClong': 1.0}}}}")
+    return electrodes
+
+
 def make_stimulator(
     muscles: Sequence[str],
     electrodes: Mapping[str, Mapping[str, float]],
@@ -153,8 +165,7 @@ def make_stimulator(
     Raises:
         InputError: an unknown muscle, a share outside 0 to 1, or widths that do not grow from threshold to saturation.
     """
-    if not electrodes or not all(isinstance(shares, Mapping) and shares for shares in electrodes.values()):
-        raise InputError(f"electrodes is {electrodes!r}; give a mapping such as {{'biceps': {{'BIClong': 1.0}}}}")
+    checked_fields(electrodes)
     weights = np.zeros((len(muscles), len(electrodes)))
     for column, (name, shares) in enumerate(electrodes.items()):
         for muscle, share in shares.items():

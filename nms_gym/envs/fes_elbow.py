@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nms_gym.envs.device import make_stimulator
+from nms_gym.envs.device import checked_fields, make_stimulator
 from nms_gym.envs.follow import Follow
 from nms_gym.envs.follow_making import follower_limb, make_follow
 from nms_gym.envs.targets import make_waves
@@ -69,7 +69,7 @@ def make_fes_elbow(
     Raises:
         InputError: a file, name or option cannot be used.
     """
-    fields = ELECTRODES if electrodes is None else electrodes
+    fields = ELECTRODES if electrodes is None else checked_fields(electrodes)
     stimulated = sorted({m for shares in fields.values() for m in shares})
     ailments = list(condition or ())
     if fatigue_rate:

@@ -16,7 +16,7 @@ from nms_gym.envs.limb import Limb
 from nms_gym.envs.person import load_person, make_limb
 from nms_gym.envs.recordings import Names, load_trials, make_recordings
 from nms_gym.envs.targets import Waves
-from nms_gym.envs.task import as_numpy, checked_number, steps_of
+from nms_gym.envs.task import as_numpy, checked_flag, checked_number, steps_of
 from nms_gym.errors import InputError, listed
 from nms_gym.model import NmsModel
 from nms_gym.muscle.geometry import lengths_and_moment_arms
@@ -84,8 +84,17 @@ def make_follow(
     Raises:
         InputError: a trial or an option cannot be used.
     """
+    if device is not None and (limb.actuated or limb.commanded):
+        raise InputError(
+            "the action is the device's torque, so that sources cannot give muscles to the policy; use 'recorded', "
+            "'synergy' or 'passive'"
+        )
+    if waves is not None and trial is not None and not limb.recorded:
+        raise InputError("trial names a recording, but no muscle is driven by its EMG; give some the source 'recorded'")
+    if emg_noise and not limb.recorded:
+        raise InputError("emg_noise is of recorded EMG, but that drives no muscle; give some the source 'recorded'")
     recordings = None
-    if waves is None or limb.recorded or trial is not None:
+    if waves is None or limb.recorded:
         if trial is None and default_trial is None:
             raise InputError(f"recorded channels drive muscles ({listed(limb.recorded)}): name a recording in trial")
         recordings = make_recordings(
@@ -105,8 +114,15 @@ def make_follow(
 
         wanted = int(whole.max()) if seconds is None else steps_of(seconds, control)
         horizon = min(wanted, int(whole.max()))
+        if seconds is not None and wanted > whole.max():
+            raise InputError(
+                f"seconds is {seconds:g} s; the longest recording has {control * whole.max():g} s: shorten it, or use "
+                "seconds=None for the whole recording"
+            )
         spare = np.maximum(np.asarray(recordings.lengths) - 1 - horizon * limb.frame_skip, 0)
+        checked_flag(random_start, "random_start")
         last_start = (spare if random_start else np.zeros_like(spare)).astype(np.int32)
+    checked_flag(symmetric_action, "symmetric_action")
     joints = len(limb.coordinates)
     middle = 0.5 * np.sum(limb.limits(), axis=0)
     pose = np.zeros(len(limb.model.coordinates))

@@ -28,7 +28,17 @@ from nms_gym.envs.limb import pack_params, unpack_params
 from nms_gym.envs.person import ACTION_PREFIX, drive_of, each_of, load_person, stacked_params, with_sources
 from nms_gym.envs.rendering.scene import Scene, moment_strip
 from nms_gym.envs.scripted import excitations_for
-from nms_gym.envs.task import SPEED_UNIT, Step, as_numpy, bounds_of, draw_index, frozen_bounds, observe, places
+from nms_gym.envs.task import (
+    SPEED_UNIT,
+    Step,
+    as_numpy,
+    bounds_of,
+    checked_flag,
+    draw_index,
+    frozen_bounds,
+    observe,
+    places,
+)
 from nms_gym.errors import InputError, listed, near
 from nms_gym.excitation import activation as act
 from nms_gym.model import (
@@ -421,6 +431,8 @@ def make_task(
             f"subject {subject.name!r} has no synergies that the action could command; calibrate one with mode "
             "'synergy_hybrid', or leave synergies = 'recorded'"
         )
+    checked_flag(random_start, "random_start")
+    checked_flag(symmetric_action, "symmetric_action")
     if not (math.isfinite(effort_weight) and effort_weight >= 0):
         raise InputError(f"effort_weight is {effort_weight!r}; use 0 or more (default {EFFORT_WEIGHT})")
     segment = make_segment(subject.model, trial, coordinates=coordinates, start=start, stop=stop, lead_in=0.0)

@@ -6,6 +6,7 @@ Everything here happens once, when a task is built, with NumPy and names; what c
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -55,6 +56,8 @@ def load_person(
         InputError: a file is missing, or its people are not of this subject.
     """
     asked = default if subject is None else subject
+    if asked is not None and not isinstance(asked, (str, os.PathLike)):
+        raise InputError(f"subject is {asked!r}; give the path of a subject file, or leave it out")
     if asked == "right_leg":
         if posterior:
             raise InputError("the shipped right leg was not calibrated, so it has no posterior; use posterior=False")
@@ -144,6 +147,8 @@ def make_limb(
         raise InputError(f"frame_skip is {frame_skip!r}; use a whole number from 1 to 100")
     if synergies not in ("recorded", "action"):
         raise InputError(f"synergies is {synergies!r}; use 'recorded' or 'action'")
+    for name, value in (locked or {}).items():
+        checked_number(value, f"the angle of {name!r}", -2 * math.pi, 2 * math.pi, "rad")
     where = f"subject {subject.name!r}"
     if subject.skeleton is None or subject.model.paths is None:
         missing = "skeleton" if subject.model.paths is not None else "muscle paths"
@@ -252,6 +257,10 @@ def _sources(
     model: NmsModel, muscles: Sequence[str], asked: Mapping[str, str] | str | None, otherwise: str
 ) -> dict[str, str]:
     """What drives each muscle: one of ``SOURCES``, or "own" for all channels and synergies that the subject has."""
+    if asked is not None and not isinstance(asked, (str, Mapping)):
+        raise InputError(
+            f"sources is {asked!r}; give a mapping such as {{'soleus_r': 'recorded'}}, or one word for all"
+        )
     by_name = dict.fromkeys(muscles, asked) if isinstance(asked, str) else dict(asked or {})
     for muscle, source in by_name.items():
         if muscle not in muscles:

@@ -33,6 +33,7 @@ from nms_gym.envs.task import (
     Step,
     as_numpy,
     bounds_of,
+    checked_flag,
     checked_number,
     closeness,
     draw_index,
@@ -167,6 +168,7 @@ class Reach:
             moment = jax.jacfwd(self._place)(q).T @ pull - 3.0 * speed
             moment = moment + bias_forces(self.limb.model.skeleton, q, jnp.zeros_like(q))
         asked = excitations_for(self.strength, moment)
+        asked = jnp.concatenate([asked, jnp.zeros(len(self.limb.commanded), asked.dtype)])
         return self.lowest_action + (1.0 - self.lowest_action) * asked
 
     def scene(self) -> Scene:
@@ -340,7 +342,8 @@ def _make(
         )
     low, high = np.radians(np.array(degrees))
     order = [limb.muscles.index(m) for m in limb.actuated]
-    if limb.commanded or not limb.actuated:
+    checked_flag(symmetric_action, "symmetric_action")
+    if not (limb.commanded or limb.actuated):
         raise InputError("no muscle is driven by the policy; give at least one the source 'policy'")
     return as_numpy(
         Reach(

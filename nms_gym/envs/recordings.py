@@ -13,7 +13,7 @@ from jax import Array
 
 from nms_gym._pytree import pytree, static
 from nms_gym.envs.limb import Limb
-from nms_gym.envs.task import draw_index
+from nms_gym.envs.task import checked_number, draw_index
 from nms_gym.errors import InputError, listed
 from nms_gym.recording.trial import Trial, load_trial
 from nms_gym.replay import channels_at
@@ -70,9 +70,9 @@ def load_trials(trial: Names | None, default: Names) -> list[Trial]:
         InputError: a file is missing or no trial, or the list is empty.
     """
     asked = default if trial is None else trial
-    several = [asked] if isinstance(asked, (str, os.PathLike)) else list(asked)
-    if not several:
-        raise InputError("trial is an empty list; name at least one trial")
+    several: list[Any] = list(asked) if isinstance(asked, (list, tuple)) else [asked]
+    if not several or not all(isinstance(one, (str, os.PathLike)) for one in several):
+        raise InputError(f"trial is {asked!r}; give a path or a name, or a list of them")
     return [load_trial(resolve_trial(one)) for one in several]
 
 
@@ -113,6 +113,9 @@ def make_recordings(
 def _of_one(
     limb: Limb, trial: Trial, prescribed: tuple[str, ...], start: float | None, stop: float | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+    for name, value in (("start", start), ("stop", stop)):
+        if value is not None:
+            checked_number(value, name, -1e6, 1e6, "s")
     if start is not None or stop is not None:
         trial = trial.window(
             trial.time[0] if start is None else start,

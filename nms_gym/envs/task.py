@@ -186,7 +186,7 @@ def draw_index(key: Array, count: int) -> Array:
 
 
 def rollout(task: Task, actions: Array, key: Array | None = None) -> tuple[Array, dict[str, Array]]:
-    """Rewards ``(N,)`` and infos, with a leading time axis, of an episode with given actions ``(N, A)``.
+    """Rewards ``(N,)``, 0 after the end, and infos, with a leading time axis, of an episode with actions ``(N, A)``.
 
     The sum of the rewards is the return; it can be differentiated with respect to ``actions`` and the leaves of
     ``task``.
@@ -196,27 +196,27 @@ def rollout(task: Task, actions: Array, key: Array | None = None) -> tuple[Array
         actions: at most ``task.horizon`` of them.
         key: of ``jax.random.key``; by default that of seed 0.
     """
-    state, _ = task.reset(episode_key(0) if key is None else key)
-
-    # Recomputing each step in the backward pass keeps memory flat in the number of steps and costs no time.
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def advance(state: Any, action: Array) -> tuple[Any, tuple[Array, dict[str, Array]]]:
-        state, out = task.step(state, action)
-        return state, (out.reward, out.info)
-
-    return jax.lax.scan(advance, state, actions)[1]
+    state, first = task.reset(episode_key(0) if key is None else key)
+    return _played(task, state, first, actions, lambda action, _: action)
 
 
 def play(task: Task, policy: Any, key: Array, steps: int | None = None) -> tuple[Array, dict[str, Array]]:
     """``rollout`` of a whole episode in which ``policy(observation) -> action`` acts."""
     state, first = task.reset(key)
+    none = jnp.zeros((task.horizon if steps is None else steps, 0))
+    return _played(task, state, first, none, lambda _, observation: policy(observation))
 
+
+def _played(task: Task, state: Any, first: Step, given: Array, act: Any) -> tuple[Array, dict[str, Array]]:
+    # Recomputing each step in the backward pass keeps memory flat in the number of steps and costs no time.
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def advance(carry: tuple[Any, Array], _: None) -> tuple[tuple[Any, Array], tuple[Array, dict[str, Array]]]:
-        state, out = task.step(carry[0], policy(carry[1]))
-        return (state, out.observation), (out.reward, out.info)
+    def advance(carry: Any, given: Array) -> tuple[Any, tuple[Array, dict[str, Array]]]:
+        state, observation, over = carry
+        state, out = task.step(state, act(given, observation))
+        reward = jnp.where(over, jnp.zeros_like(out.reward), out.reward)
+        return (state, out.observation, over | out.terminated | out.truncated), (reward, out.info)
 
-    return jax.lax.scan(advance, (state, first.observation), length=task.horizon if steps is None else steps)[1]
+    return jax.lax.scan(advance, (state, first.observation, jnp.bool_(False)), given)[1]
 
 
 # --- precision --------------------------------------------------------------
@@ -250,6 +250,17 @@ def checked_number(value: Any, name: str, low: float, high: float, unit: str = "
         unit = f" {unit}" if unit else ""
         raise InputError(f"{name} is {value!r}{unit}; use a number from {low:g} to {high:g}{unit}")
     return float(value)
+
+
+def checked_flag(value: Any, name: str) -> bool:
+    """True or False.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"{name} is {value!r}; use True or False")
+    return value
 
 
 def steps_of(seconds: Any, dt: float, name: str = "seconds") -> int:

@@ -66,7 +66,7 @@ def vector_programs(packing: Packing, info: str) -> Programs:
 
     def step(parts: tuple[Array, ...], states: Any, actions: Array, low: Array, high: Array) -> tuple[Any, Step]:
         task = packing.unpack(parts)
-        states, out = jax.vmap(task.step)(states, jnp.clip(actions, low, high))
+        states, out = jax.vmap(lambda state, action: task.step(state, jnp.clip(action, low, high)))(states, actions)
         return states, shown(out)
 
     return Programs(jax.jit(start), jax.jit(restart, donate_argnums=1), jax.jit(step, donate_argnums=1))

@@ -118,9 +118,9 @@ def _split_batched(arguments: Sequence[Any], axes: Sequence[Any]) -> tuple[list[
 
 
 def _join_batched(arguments: Sequence[Any], axes: Sequence[Any], *, places: Any, size: int) -> tuple[Any, int]:
+    # What marks an argument that is not mapped differs between versions of JAX; a mapped one has a number.
     mapped = [
-        None if axis is batching.not_mapped else jnp.moveaxis(a, axis, 0)
-        for a, axis in zip(arguments, axes, strict=True)
+        jnp.moveaxis(a, axis, 0) if isinstance(axis, int) else None for a, axis in zip(arguments, axes, strict=True)
     ]
     shape = next(a.shape for a in mapped if a is not None)
     filled = [jnp.broadcast_to(a, shape) if m is None else m for a, m in zip(arguments, mapped, strict=True)]
