@@ -37,6 +37,7 @@ from nms_gym.envs.task import (
     observe,
     places,
 )
+from nms_gym.excitation.activation import shaped
 from nms_gym.rollout import Surroundings
 
 PREVIEW = (0.0, 0.1)
@@ -171,8 +172,9 @@ class Follow:
         zero = jnp.zeros((), q.dtype)
         state = FollowState(limb, jnp.int32(0), episode, device, command, zero, zero)
         muscles = limb.motion.muscles
+        activation = shaped(muscles.filtered, self.limb.params_of(person).shape_factor)
         quiet = jnp.zeros_like(q)
-        shown = (muscles.filtered, muscles.filtered, muscles.fiber.length, quiet, quiet)
+        shown = (muscles.filtered, activation, muscles.fiber.length, quiet, quiet)
         return state, self._shown(state, *shown, goal=zero, cost=zero, reset=True)
 
     def step(self, state: FollowState, action: Array) -> tuple[FollowState, Step]:
