@@ -15,6 +15,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from calibration.validation import predict_segment
 from nms_gym import cli
@@ -84,6 +85,7 @@ def run(*arguments: object) -> Ran:
     out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch.dict(os.environ),
+        mock.patch.object(cli, "console", Console(highlight=False, width=160)),
         mock.patch.object(sys, "argv", ["nms-gym", *map(str, arguments)]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
@@ -496,7 +498,9 @@ def test_warnings_are_one_line_without_source_code(capsys):
 
 
 def program(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "NMS_GYM_CACHE_DIR": str(folder / "cache")}
+    # As from a shell: pytest's workers set the width of the terminal, and JAX, once imported, XLA's log level.
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "TF_CPP_MIN_LOG_LEVEL")}
+    environment |= {"PYTHONPATH": str(REPOSITORY), "NMS_GYM_CACHE_DIR": str(folder / "cache")}
     command = [sys.executable, "-m", "nms_gym.cli", *map(str, arguments)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 

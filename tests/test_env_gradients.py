@@ -131,4 +131,7 @@ def test_gradients_are_not_zero_where_they_matter(measured):
     # Every muscle counts, and every action does at some time.
     assert np.all(np.asarray(by_params.max_isometric_force) != 0)
     assert np.all(np.any(np.asarray(by_actions) != 0, axis=0))
-    assert np.mean(np.asarray(by_actions) != 0) > 0.9
+    # After the end of a trial that is shorter than the longest nothing counts.
+    counted = np.flatnonzero(np.any(np.asarray(by_actions) != 0, axis=1))[-1] + 1
+    assert counted >= 0.7 * len(by_actions)
+    assert np.mean(np.asarray(by_actions)[:counted] != 0) > 0.9
