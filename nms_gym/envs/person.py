@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,7 +31,6 @@ from nms_gym.skeleton.passive import PassiveMoments, make_passive
 from nms_gym.skeleton.skeleton import make_skeleton
 from nms_gym.subject import Subject, load_subject, resolve_subject
 
-Source = Literal["recorded", "synergy", "policy", "passive"]
 SOURCES = ("recorded", "synergy", "policy", "passive")
 ACTION_PREFIX = "action:"
 """Channels that the policy drives are named ``action:<muscle>``."""
