@@ -21,13 +21,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from calibration.batch import Precision, cast, fast_compilation, make_advance, make_batches, solve
 from calibration.fit import starting_points
 from calibration.problem import Layout, Penalties, Problem, params_at
 from calibration.residuals import Data, Quadratic, make_objective, predict
+from calibration.solvers.batch import Precision, cast, fast_compilation, make_advance, make_batches, solve
 from nms_gym.errors import InputError, listed
-from nms_gym.model import NmsModel, NmsParams
-from nms_gym.replay import Segment
+from nms_gym.model.parameters import NmsParams
+from nms_gym.model.replay import Segment
+from nms_gym.model.structure import NmsModel
 
 STRENGTHS = (0.25, 1.0, 4.0, 16.0)
 

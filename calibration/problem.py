@@ -19,8 +19,9 @@ import numpy as np
 from jax import Array
 
 from nms_gym.errors import InputError, listed
-from nms_gym.model import CHANNEL_PARAMETERS, PARAMETER_KINDS, PARAMETER_UNITS, NmsModel, NmsParams, entries
-from nms_gym.replay import Segment
+from nms_gym.model.parameters import KINDS, PARAMETER_KINDS, NmsParams, entries, has_effect
+from nms_gym.model.replay import Segment
+from nms_gym.model.structure import NmsModel
 
 
 @dataclass(frozen=True)
@@ -43,42 +44,16 @@ class Free:
     """(entry, standard deviation) where it is not ``prior_sd``"""
 
 
-# Bounds after CEINMS's and NMSM's customary limits; priors tighter than these, chosen by leaving strides and speeds
-# out (examples/benchmarks/calibration.py). The tendon's is tight because a few percent of a long tendon are a third of
-# a short fiber.
+# Priors tighter than CEINMS's and NMSM's customary limits, chosen by leaving strides and speeds out
+# (examples/benchmarks/calibration.py); the table of kinds has them.
 DEFAULT_FREE: dict[str, Free] = {
-    f.kind: f
-    for f in (
-        Free("max_isometric_force", (0.4, 2.5), 0.3, share="groups"),
-        Free("optimal_fiber_length", (0.75, 1.3), 0.1),
-        Free("tendon_slack_length", (0.85, 1.15), 0.04),
-        Free("pennation_at_optimal", (0.5, 1.5), 0.1),
-        Free("max_contraction_velocity", (0.5, 1.5), 0.2, share="all"),
-        Free("fiber_damping", (0.2, 3.0), 0.5, share="all"),
-        Free("passive_fiber_strain_at_one_norm_force", (0.5, 2.0), 0.2),
-        Free("tendon_strain_at_one_norm_force", (0.5, 2.0), 0.2),
-        Free("optimal_fiber_length_change", (0.0, 0.3), 0.1, relative=False, share="all"),
-        Free("filter_time_constant_1", (0.25, 4.0), 0.4, share="all"),
-        Free("filter_time_constant_2", (0.25, 4.0), 0.4, share="all"),
-        Free("activation_time_constant", (0.4, 2.5), 0.3, share="all"),
-        Free("deactivation_time_constant", (0.4, 2.5), 0.3, share="all"),
-        Free("shape_factor", (-3.0, 0.0), 0.75, relative=False, share="groups"),
-        Free("emg_gain", (0.1, 5.0), 0.5),
-        Free("electromechanical_delay", (0.0, 0.13), 0.02, relative=False, share="all"),
-        Free("synergy_weight", (0.0, 1.5), 0.15, relative=False, share="groups"),
-    )
+    name: Free(name, kind.bounds, kind.prior_sd, kind.relative, kind.share) for name, kind in KINDS.items()
 }
 
-# What is fitted when nobody says: CEINMS's choice, with gains instead of trust in the EMG's normalisation.
-DEFAULT_KINDS: tuple[str, ...] = (
-    "max_isometric_force",
-    "optimal_fiber_length",
-    "tendon_slack_length",
-    "filter_time_constant_1",
-    "shape_factor",
-    "emg_gain",
-    "electromechanical_delay",
-)
+
+def default_free(model: NmsModel) -> tuple[Free, ...]:
+    """What is fitted when nobody says: CEINMS's choice, with gains instead of trust in the EMG's normalisation."""
+    return tuple(DEFAULT_FREE[name] for name, kind in KINDS.items() if kind.free and has_effect(model, name))
 
 
 @dataclass(frozen=True)
@@ -165,7 +140,8 @@ class Problem:
     model: NmsModel
     start: NmsParams
     segments: tuple[Segment, ...]
-    free: tuple[Free, ...] = tuple(DEFAULT_FREE[k] for k in DEFAULT_KINDS)
+    free: tuple[Free, ...] = None  # type: ignore[assignment]
+    """by default ``default_free(model)``"""
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """named groups of muscles or channels that share, where ``Free.share`` is "groups" """
     penalties: Penalties = Penalties()
@@ -175,6 +151,8 @@ class Problem:
     """motions of relaxed muscles with their passive moments; not a number where a moment is not known"""
 
     def __post_init__(self) -> None:
+        if self.free is None:
+            object.__setattr__(self, "free", default_free(self.model))
         if not self.segments:
             raise InputError("nothing to calibrate on: no training window; give at least one")
         first = self.segments[0]
@@ -226,21 +204,6 @@ class Problem:
         return self.segments[0].coordinates
 
 
-def unused_kinds(model: NmsModel) -> tuple[str, ...]:
-    """Kinds of parameter that have no effect under the model's settings."""
-    s = model.settings
-    unused = []
-    if s.activation == "second_order":
-        unused += ["activation_time_constant", "deactivation_time_constant"]
-    else:
-        unused += ["filter_time_constant_1", "filter_time_constant_2"]
-    if s.tendon == "rigid":
-        unused.append("tendon_strain_at_one_norm_force")
-    if not model.synergy_pairs:
-        unused.append("synergy_weight")
-    return tuple(unused)
-
-
 def make_layout(problem: Problem) -> Layout:
     """Lay the free parameters out as one vector, and color it. Checks everything that was asked for."""
     model = problem.model
@@ -257,9 +220,7 @@ def make_layout(problem: Problem) -> Layout:
     for free in problem.free:
         if free.kind in index:
             raise InputError(f"{free.kind} is listed twice among the free parameters")
-        if free.kind not in PARAMETER_KINDS:
-            raise InputError(f"no parameter {free.kind!r}; there are {listed(PARAMETER_KINDS, 20)}")
-        if free.kind in unused_kinds(model):
+        if not has_effect(model, free.kind):
             raise InputError(
                 f"{free.kind} has no effect with activation={model.settings.activation!r}, "
                 f"tendon={model.settings.tendon!r} and {len(model.commands)} synergies; leave it out of the free "
@@ -277,9 +238,10 @@ def make_layout(problem: Problem) -> Layout:
         own_sd = dict(free.own_sd)
         for label, members in _groups(problem, free, all_names):
             rows = [all_names.index(m) for m in members]
-            if free.kind in CHANNEL_PARAMETERS:
+            axis = KINDS[free.kind].axis
+            if axis == "channel":
                 touched = drives[:, rows].any(axis=1)
-            elif free.kind == "synergy_weight":
+            elif axis == "synergy_pair":
                 touched = np.isin(model.muscles, [model.synergy_pairs[r][0] for r in rows])
             else:
                 touched = np.isin(model.muscles, members)
@@ -379,7 +341,7 @@ def _box(free: Free, label: str, start: np.ndarray) -> tuple[float, float]:
     if outside.size:
         raise InputError(
             f"{where}: the start {outside[0]:g} is outside its bounds {low:g} to {high:g} "
-            f"{PARAMETER_UNITS[free.kind]}; move one of them"
+            f"{KINDS[free.kind].unit}; move one of them"
         )
     return float((low - start.min()) / free.prior_sd), float((high - start.max()) / free.prior_sd)
 

@@ -32,9 +32,10 @@ from jax import Array
 
 from calibration.problem import Layout, Penalties, Problem, group_rows, make_layout, params_at
 from nms_gym._pytree import pytree
-from nms_gym.excitation import activation as act
-from nms_gym.model import NmsModel, NmsOutput, NmsParams, Replay, predict_moments
-from nms_gym.replay import Segment, padded
+from nms_gym.model.forward import NmsOutput, channel_excitation
+from nms_gym.model.parameters import NmsParams
+from nms_gym.model.replay import Replay, Segment, delayed_channels, padded, predict_moments
+from nms_gym.model.structure import NmsModel
 
 # What emg_tolerance and passive_tolerance are where they have an effect and nobody says.
 EMG_TOLERANCE, PASSIVE_TOLERANCE = 0.1, 5.0
@@ -137,10 +138,7 @@ def recorded_excitation(params: NmsParams, tracked: Array, replay: Replay) -> Ar
     """What the EMG alone would excite, ``(S, T, M)``, of muscles that are compared with it."""
 
     def one(r: Replay) -> Array:
-        length = r.excitations.shape[0] - r.lengths.shape[0] + 1
-        channels = act.delayed_series(r.excitations, params.electromechanical_delay, r.dt, length)
-        gain = jnp.broadcast_to(params.emg_gain, channels.shape)
-        return act.saturate(gain * channels) @ tracked.T
+        return channel_excitation(params, delayed_channels(params, r)) @ tracked.T
 
     return jax.vmap(one)(replay)
 

@@ -17,11 +17,12 @@ import numpy as np
 from scipy.signal import butter, sosfiltfilt
 
 from calibration.problem import Free, Penalties, Problem, make_layout, params_at
-from calibration.truncated_normal import sample_box
+from calibration.uncertainty.truncated_normal import sample_box
 from calibration.validation import float64, predict_segment
-from nms_gym.model import NmsModel, NmsParams
+from nms_gym.model.parameters import NmsParams
+from nms_gym.model.replay import Segment, make_segment
+from nms_gym.model.structure import NmsModel
 from nms_gym.recording.trial import Trial
-from nms_gym.replay import Segment, make_segment
 
 # Tolerances of the size of the errors below.
 PENALTIES = Penalties(moment_tolerance=0.1)

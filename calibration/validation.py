@@ -10,8 +10,10 @@ import jax
 import numpy as np
 
 from nms_gym.errors import InputError
-from nms_gym.model import NmsModel, NmsOutput, NmsParams, predict_moments
-from nms_gym.replay import Segment, padded
+from nms_gym.model.forward import NmsOutput
+from nms_gym.model.parameters import NmsParams
+from nms_gym.model.replay import Segment, padded, predict_moments
+from nms_gym.model.structure import NmsModel
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from nms_gym.errors import InputError, listed
-from nms_gym.model_file import model_from_osim, read_model_file, write_model_file
+from nms_gym.files.model_file import model_from_osim, read_model_file, write_model_file
 from nms_gym.muscle.opensim_sampler import opensim_sampler
 from nms_gym.muscle.path_fitting import direct_sampler, fit_paths
-from nms_gym.muscle_points import points_from_osim
+from nms_gym.muscle.path_points import points_from_osim
 from nms_gym.recording.osim import read_osim
 from nms_gym.skeleton.files import part
 

@@ -17,17 +17,18 @@ from pathlib import Path
 import numpy as np
 from scipy.signal import butter, sosfiltfilt
 
-from calibration.config import read_study
+from calibration.study.read import read_study
+from calibration.study.workflow import calibrate
 from calibration.validation import predict_segment
-from calibration.workflow import calibrate
 from nms_gym._assets import asset_path
-from nms_gym.model import NmsModel, Settings, make_params
-from nms_gym.model_file import read_model_file
-from nms_gym.people import save_people
+from nms_gym.files.model_file import read_model_file
+from nms_gym.files.posterior import save_people
+from nms_gym.files.subject import save_subject
+from nms_gym.model.parameters import make_params
+from nms_gym.model.replay import make_segment
+from nms_gym.model.structure import NmsModel, Settings
 from nms_gym.recording.storage import atomic_path
 from nms_gym.recording.trial import Trial
-from nms_gym.replay import make_segment
-from nms_gym.subject import save_subject
 
 SEED = 20260101
 DURATION, MOTION_STEP, RAW_STEP = 8.0, 0.005, 0.001

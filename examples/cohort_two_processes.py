@@ -24,8 +24,9 @@ def problems():
     from calibration.problem import DEFAULT_FREE
     from calibration.synthetic import make_person
     from nms_gym._assets import asset_path
-    from nms_gym.model import NmsModel, Settings, make_params
-    from nms_gym.model_file import read_model_file
+    from nms_gym.files.model_file import read_model_file
+    from nms_gym.model.parameters import make_params
+    from nms_gym.model.structure import NmsModel, Settings
 
     arm = read_model_file(asset_path("arm/model.json"))
     model = NmsModel(

@@ -7,6 +7,8 @@ from typing import Any, TypeVar, dataclass_transform
 
 import jax
 
+from nms_gym._parameter import parameter
+
 T = TypeVar("T")
 
 
@@ -15,7 +17,7 @@ def static(**kwargs: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
+@dataclass_transform(frozen_default=True, field_specifiers=(static, parameter, dataclasses.field))
 def pytree(cls: type[T]) -> type[T]:
     """Make ``cls`` a frozen dataclass and register it as a JAX pytree."""
     cls = dataclasses.dataclass(frozen=True)(cls)

@@ -26,8 +26,8 @@ from rich.table import Table
 from nms_gym.errors import InputError, listed
 
 if TYPE_CHECKING:
-    from calibration.config import Study
-    from calibration.workflow import Outcome
+    from calibration.study.read import Study
+    from calibration.study.workflow import Outcome
     from nms_gym.recording.osim import OsimModel
 
 app = typer.Typer(
@@ -99,7 +99,7 @@ def demo(
     """
     import numpy as np
 
-    from calibration.config import read_study
+    from calibration.study.read import read_study
     from nms_gym._assets import asset_path
 
     began = time.perf_counter()
@@ -136,8 +136,8 @@ def demo(
     film = _filmed(env.unwrapped, folder / "elbow_assist.gif", fps=12.5)
     written += film
     if report:
-        from calibration.report_figures import Picture
-        from calibration.workflow import write_study_report
+        from calibration.report.figures import Picture
+        from calibration.study.workflow import write_study_report
 
         title = "nms_gym/ElbowAssist-v0: a motor helps where the person's own EMG is too weak and too late"
         caption = "Muscles by activation, the target dashed, the motor's torque as an arrow; its policy is scripted."
@@ -181,7 +181,7 @@ def calibrate(
     """
     import dataclasses
 
-    from calibration.config import read_study
+    from calibration.study.read import read_study
 
     began = time.perf_counter()
     study = read_study(study_file, say=_say)
@@ -196,8 +196,8 @@ def calibrate(
 
 
 def _calibrate(study: Study, folder: Path, *, report: bool, posterior: int = 0) -> tuple[Outcome, list[Path]]:
-    from calibration.workflow import calibrate as run
-    from calibration.workflow import require_folder, write_results
+    from calibration.study.workflow import calibrate as run
+    from calibration.study.workflow import require_folder, write_results
 
     require_folder(folder)
     model, joints = study.model, study.problem.coordinates
@@ -245,9 +245,9 @@ def export(
 
     Nothing else of the file changes. EMG gains have no place in either: scale the excitations by them.
     """
+    from nms_gym.files.osim_write import osim_values, write_osim
+    from nms_gym.files.subject import load_subject
     from nms_gym.recording.ceinms import calibrated_ceinms_subject, read_ceinms_subject, write_ceinms_subject
-    from nms_gym.recording.osim_write import osim_values, write_osim
-    from nms_gym.subject import load_subject
 
     subject = load_subject(subject_file)
     if output.suffix != original.suffix or output.suffix not in (".osim", ".xml"):
@@ -283,8 +283,8 @@ def calibrate_ceinms(
 
     Prints CEINMS's objective f before and after, computed with CEINMS's own equations.
     """
-    from calibration.ceinms import calibrate_ceinms as run
-    from calibration.ceinms import score_ceinms
+    from calibration.ceinms.calibrate import calibrate_ceinms as run
+    from calibration.ceinms.calibrate import score_ceinms
     from nms_gym.recording.ceinms import (
         load_ceinms_trial,
         read_ceinms_excitations,
@@ -324,12 +324,12 @@ def predict(
     Writes moments, tendon forces, excitations and activations as OpenSim storage files, and prints the agreement with
     measured moments where the trial has them. With --assisted that agreement is made, not found: use the forces.
     """
-    from calibration.assisted import Assistance
-    from calibration.config import read_study
-    from calibration.workflow import predict as run
-    from calibration.workflow import require_folder, write_predictions
+    from calibration.excitations.assisted import Assistance
+    from calibration.study.read import read_study
+    from calibration.study.workflow import predict as run
+    from calibration.study.workflow import require_folder, write_predictions
+    from nms_gym.files.subject import load_subject
     from nms_gym.recording.trial import load_trial
-    from nms_gym.subject import load_subject
 
     began = time.perf_counter()
     subject = load_subject(subject_file)
@@ -354,11 +354,11 @@ def predict(
 def inspect(file: Annotated[Path, typer.Argument(help=".osim, .sto, .mot, .csv, .npz, .json or .toml")]) -> None:
     """Say what is in a file: names, ranges, parameters. A study is checked as for a calibration, which is not run."""
     if file.suffix == ".toml":
-        from calibration.config import read_study
+        from calibration.study.read import read_study
 
         listings = _study_listings(read_study(file, say=_say))
     else:
-        from nms_gym.inspection import describe
+        from nms_gym.files.inspection import describe
 
         listings = describe(file)
     for title, header, rows in listings:
@@ -406,8 +406,8 @@ def fit_paths_command(
     """Fit polynomial muscle paths to an OpenSim model and write a model file that needs no OpenSim."""
     import math
 
-    from calibration.workflow import make_folder, require_folder
-    from nms_gym.model_file import model_from_osim, write_model_file
+    from calibration.study.workflow import make_folder, require_folder
+    from nms_gym.files.model_file import model_from_osim, write_model_file
     from nms_gym.muscle.path_fitting import direct_sampler, fit_paths
     from nms_gym.muscle.paths import muscles_crossing
     from nms_gym.recording.osim import read_osim
@@ -471,10 +471,10 @@ def inverse_dynamics_command(
 
     The file written serves as `moments` of a trial in a study, and OpenSim reads it.
     """
-    from calibration.workflow import make_folder, require_folder
-    from nms_gym.inverse_dynamics import agreement, joint_moments, read_motion, write_joint_moments
+    from calibration.study.workflow import make_folder, require_folder
     from nms_gym.recording.external_loads import read_external_loads
     from nms_gym.recording.osim import read_osim
+    from nms_gym.skeleton.inverse_dynamics import agreement, joint_moments, read_motion, write_joint_moments
 
     began = time.perf_counter()
     if output.suffix != ".sto" or output.is_dir():
@@ -528,7 +528,7 @@ def play(
 
     from gymnasium.wrappers import RecordEpisodeStatistics
 
-    from calibration.workflow import make_folder, require_folder
+    from calibration.study.workflow import make_folder, require_folder
     from nms_gym.envs import TASKS
     from nms_gym.envs.gymnasium_env import NmsEnv
 
@@ -562,8 +562,8 @@ def environments(
     only: Annotated[list[str] | None, typer.Option(help="Ids; default: all.")] = None,
 ) -> None:
     """Write a page with a picture for every environment: action, observation, reward, options, simple policies."""
-    from calibration.workflow import make_folder
-    from nms_gym.envs.pages import write_pages
+    from calibration.study.workflow import make_folder
+    from nms_gym.pages.environments import write_pages
 
     began = time.perf_counter()
     folder = output or Path("nms-gym-out") / "environments"
@@ -574,8 +574,8 @@ def environments(
 @app.command()
 def reference(output: OutputOption = None) -> None:
     """Write the reference page: curves, equations, constants, parameters, units, signs and sources, with plots."""
-    from calibration.workflow import make_folder
-    from nms_gym.reference import write_reference
+    from calibration.study.workflow import make_folder
+    from nms_gym.pages.reference import write_reference
 
     began = time.perf_counter()
     folder = output or Path("nms-gym-out") / "reference"

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import tempfile
 from pathlib import Path
 
 import jax
 import pytest
+from helpers import REPOSITORY
 
 # Tests compare with references to many digits; the library itself never touches this setting.
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+# Compiling takes most of the time: what another worker, or another run, has compiled is loaded.
+CACHE = os.environ.get("NMS_GYM_TEST_CACHE", str(Path(tempfile.gettempdir()) / f"nms-gym-tests-{getpass.getuser()}"))
+jax.config.update("jax_compilation_cache_dir", CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def find_data(name: str) -> Path:

@@ -15,22 +15,22 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from helpers import REPOSITORY
 from rich.console import Console
 
 from calibration.validation import predict_segment
 from nms_gym import cli
 from nms_gym._assets import asset_path
-from nms_gym.model_file import read_model_file
+from nms_gym.files.model_file import read_model_file
+from nms_gym.files.subject import load_subject
+from nms_gym.model.replay import make_segment
 from nms_gym.muscle.geometry import lengths_and_moment_arms
 from nms_gym.muscle.paths import sample_paths
 from nms_gym.recording.ceinms import read_ceinms_subject
 from nms_gym.recording.osim import read_osim
 from nms_gym.recording.storage import read_table
 from nms_gym.recording.trial import load_trial
-from nms_gym.replay import make_segment
-from nms_gym.subject import load_subject
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 OSIM = REPOSITORY / "tests" / "reference" / "geometry.osim"
 
 STUDY = """\
@@ -239,7 +239,7 @@ def test_ctrl_c_before_the_fit_leaves_nothing(calibrated, tmp_path, monkeypatch)
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("calibration.study_keys.tomllib.loads", stop)
+    monkeypatch.setattr("calibration.study.keys.tomllib.loads", stop)
     ran = run("calibrate", study, "-o", tmp_path / "out")
     assert (ran.code, ran.err.strip()) == (130, "nms-gym: interrupted")
     assert list(tmp_path.iterdir()) == []

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nms_gym._assets import asset_path
-from nms_gym.model_file import read_model_file
+from nms_gym.files.model_file import read_model_file
 from nms_gym.muscle import hill, tendon
 from nms_gym.muscle.curves import DeGrooteFregly2016
 from nms_gym.muscle.geometry import lengths_and_moment_arms

@@ -52,7 +52,7 @@ FITS: dict[str, dict[str, Any]] = {
 WORKER = """
 import json, sys, time
 folder, tendon, seed, out, options = sys.argv[1:6]
-from calibration.ceinms import calibrate_ceinms
+from calibration.ceinms.calibrate import calibrate_ceinms
 from nms_gym.recording.ceinms import read_ceinms_excitations, read_ceinms_subject, write_ceinms_subject
 laps = []
 for lap in range(3):
@@ -96,14 +96,14 @@ def next_stance(subject: Any, calibrated_on: Any) -> tuple[Any, dict[str, float]
     from scipy.interpolate import make_interp_spline
 
     from nms_gym._assets import asset_path
-    from nms_gym.inverse_dynamics import CoordinateWarning, joint_moments, read_motion
-    from nms_gym.model_file import read_model_file
+    from nms_gym.files.model_file import read_model_file
     from nms_gym.muscle.geometry import lengths_and_moment_arms
     from nms_gym.recording.external_loads import read_external_loads
     from nms_gym.recording.muscle_analysis import MuscleAnalysis
     from nms_gym.recording.osim import read_osim
     from nms_gym.recording.storage import Table, read_table
     from nms_gym.recording.trial import make_trial
+    from nms_gym.skeleton.inverse_dynamics import CoordinateWarning, joint_moments, read_motion
 
     dofs, muscles = tuple(subject.dofs), subject.muscle_names
     osim = read_osim(WALK / "original" / "subject_walk_scaled.osim")
@@ -141,8 +141,8 @@ def next_stance(subject: Any, calibrated_on: Any) -> tuple[Any, dict[str, float]
 def ours_on(subject: Any, excitations: Any, trial: Any, tendon: str) -> dict[str, Any]:
     """f without the penalty, and RMSE, by our model."""
     from calibration.validation import predict_segment
+    from nms_gym.model.replay import make_segment
     from nms_gym.recording.ceinms import ceinms_model
-    from nms_gym.replay import make_segment
 
     model, params = ceinms_model(subject, excitations, dt=DT, tendon="rigid" if tendon == "stiff" else "elastic")
     segment = make_segment(model, trial, lead_in=0.0)
@@ -157,7 +157,7 @@ def ours_on(subject: Any, excitations: Any, trial: Any, tendon: str) -> dict[str
 
 def run(quick: bool = False) -> dict[str, Any]:
     """Rows of the table: uncalibrated, CEINMS's own, and best, median and worst of the starts of each fit."""
-    from calibration.ceinms import score_ceinms
+    from calibration.ceinms.calibrate import score_ceinms
     from nms_gym.recording.ceinms import (
         load_ceinms_trial,
         read_ceinms_excitations,

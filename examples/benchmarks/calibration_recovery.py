@@ -32,18 +32,19 @@ STUDY = Path(__file__).resolve().parents[1] / "configs" / "elbow_synthetic.toml"
 
 def make_people(count: int) -> list[Any]:
     """Synthetic people with the embedded arm; person i is the same however many there are."""
-    from calibration.problem import DEFAULT_FREE, DEFAULT_KINDS, Penalties
+    from calibration.problem import Penalties, default_free
     from calibration.synthetic import make_person
     from nms_gym._assets import asset_path
-    from nms_gym.model import NmsModel, Settings, make_params
-    from nms_gym.model_file import read_model_file
+    from nms_gym.files.model_file import read_model_file
+    from nms_gym.model.parameters import make_params
+    from nms_gym.model.structure import NmsModel, Settings
 
     arm = read_model_file(asset_path("arm/model.json"))
     drives = {"triceps_long": "TRIlong", "triceps": "TRIlat TRImed", "biceps": "BIClong BICshort", "brachialis": "BRA"}
     weights = np.array([[m in muscles.split() for muscles in drives.values()] for m in arm.muscles], float)
     model = NmsModel(arm.muscles, arm.coordinates, tuple(drives), Settings(tendon="rigid"), weights, arm.paths)
     start = make_params(model, arm.parameters)
-    free = [DEFAULT_FREE[kind] for kind in DEFAULT_KINDS]
+    free = default_free(model)
     # A posture and a reach in which no fiber is stretched beyond its working range.
     motion = {"middle": (0.2, 1.1), "reach": (0.4, 0.6)}
     penalties = Penalties(moment_tolerance=0.1)
@@ -92,7 +93,7 @@ def moment_rows(people: list[Any], results: list[Any], posteriors: list[Any], dr
     Bands with noise are held against the moments measured; bands of the parameters alone against the moments that the
     true EMG made, from the true EMG.
     """
-    from calibration.posterior import bands, params_batch
+    from calibration.uncertainty.posterior import bands, params_batch
     from calibration.validation import predict_segment
 
     errors: dict[str, list[Any]] = {"uncalibrated": [], "calibrated": [], "truth": []}
@@ -122,9 +123,9 @@ def moment_rows(people: list[Any], results: list[Any], posteriors: list[Any], dr
 
 def elbow() -> list[dict[str, Any]]:
     """Two trials fitted, the third predicted, with bands."""
-    from calibration.config import read_study
     from calibration.fit import fit
-    from calibration.posterior import bands, laplace, params_batch, sample
+    from calibration.study.read import read_study
+    from calibration.uncertainty.posterior import bands, laplace, params_batch, sample
     from calibration.validation import tabulate
 
     study = read_study(STUDY)
@@ -154,7 +155,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     options = common.arguments(__doc__).parse_args()
     from calibration.fit import Status
-    from calibration.posterior import laplace_cohort, sample
+    from calibration.uncertainty.posterior import laplace_cohort, sample
 
     began = time.perf_counter()
     people = make_people(QUICK_SUBJECTS if options.quick else SUBJECTS)

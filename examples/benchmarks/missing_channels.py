@@ -6,11 +6,13 @@
 them, and what the calibrated model excites their muscles with is compared with what was recorded. All one-channel
 subsets, 30 three-channel ones and 15 of each other size up to 8, from a fixed seed (``--quick``: k = 1 and 3, the first
 10 of the same three-channel subsets). ``--tuning`` runs the recordings that the method's few numbers
-(``calibration.missing.Belief``) were chosen by, withholding their channels; scores of the reported ones did not count.
+(``calibration.excitations.expected.Belief``) were chosen by, withholding their channels; scores of the reported ones
+did not count.
 
 Rows, all scored alike:
 
-* expected: ``calibration.missing.synthesise``, before any moment is fitted (its parts: neighbours, + effort, + timing);
+* expected: ``calibration.excitations.expected.synthesise``, before any moment is fitted (its parts: neighbours,
+  + effort, + timing);
 * calibrated channels: the expected signals stand in for the channels; gains, muscles and a residual by synergies are
   fitted to the moments;
 * calibrated weights: synergy weights start from the expected signals, with their prior;
@@ -42,13 +44,15 @@ from scipy.optimize import nnls
 # Beside this script lies one named like the package; Python would find it first.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from calibration import levenberg_marquardt, missing
-from calibration.problem import DEFAULT_FREE, DEFAULT_KINDS, Layout, Problem, make_layout, params_at
+from calibration.excitations import expected as missing
+from calibration.excitations.synergies import extract
+from calibration.problem import Layout, Problem, default_free, make_layout, params_at
 from calibration.residuals import Quadratic, make_data, make_objective
-from calibration.synergies import extract
+from calibration.solvers import levenberg_marquardt
 from nms_gym.excitation.synergies import FLOOR_WIDTH, make_basis
-from nms_gym.model import NmsModel, NmsParams, Replay, Settings, make_params, predict_moments
-from nms_gym.replay import Segment
+from nms_gym.model.parameters import KINDS, NmsParams, make_params
+from nms_gym.model.replay import Replay, Segment, predict_moments
+from nms_gym.model.structure import NmsModel, Settings
 
 SEED = 0
 SYNERGIES = 5
@@ -230,8 +234,9 @@ class Study:
             c: [m for m, row in zip(r.muscles, r.drives[:, i], strict=True) if row == 1]
             for i, c in enumerate(r.channels)
         }
-        free = [DEFAULT_FREE[kind] for kind in (*DEFAULT_KINDS, "synergy_weight")]
-        free = [replace(f, bounds=(0.7, 1.3)) if f.kind == "tendon_slack_length" else f for f in free]
+        free = [
+            replace(f, bounds=(0.7, 1.3)) if f.kind == "tendon_slack_length" else f for f in default_free(self.model)
+        ]
         # The commands' history is in the segment already: it only has to have the right width.
         fit_segment = self.with_columns(r.fit, np.zeros((len(r.fit.replay.excitations), len(self.bare) + SYNERGIES)))
         problem = Problem(
@@ -402,7 +407,7 @@ class Study:
             unit = self.layout.sd[e]
             if spread > 0:
                 precision[e] = (unit / spread) ** 2
-                bound = DEFAULT_FREE["synergy_weight"].bounds[1] / unit
+                bound = KINDS["synergy_weight"].bounds[1] / unit
                 low[e], high[e] = (-bound, bound) if signed else (-start / unit, bound)
             else:
                 low[e] = high[e] = 0.0

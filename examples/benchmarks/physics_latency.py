@@ -20,8 +20,10 @@ import numpy as np  # noqa: E402
 
 from nms_gym._assets import asset_path  # noqa: E402
 from nms_gym.envs.packing import Packing  # noqa: E402
-from nms_gym.model import NmsModel, Settings, initial_state, make_params, neuromuscular_step  # noqa: E402
-from nms_gym.model_file import read_model_file  # noqa: E402
+from nms_gym.files.model_file import read_model_file  # noqa: E402
+from nms_gym.model.forward import initial_state, neuromuscular_step  # noqa: E402
+from nms_gym.model.parameters import make_params  # noqa: E402
+from nms_gym.model.structure import NmsModel, Settings  # noqa: E402
 from nms_gym.muscle.geometry import lengths_and_moment_arms  # noqa: E402
 
 jax.config.update("jax_cpu_enable_async_dispatch", False)

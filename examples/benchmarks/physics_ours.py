@@ -15,11 +15,12 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import physics_arm as arm  # noqa: E402
 
-from nms_gym.model import NmsModel, NmsParams, Settings, make_params  # noqa: E402
+from nms_gym import anatomy as osim  # noqa: E402
+from nms_gym.model.parameters import NmsParams, make_params  # noqa: E402
+from nms_gym.model.rollout import initial_motion, rollout  # noqa: E402
+from nms_gym.model.structure import NmsModel, Settings  # noqa: E402
 from nms_gym.muscle.geometry import paths_from_polynomials  # noqa: E402
-from nms_gym.recording import osim_model as osim  # noqa: E402
 from nms_gym.recording.function_based_paths import PlainPolynomial  # noqa: E402
-from nms_gym.rollout import initial_motion, rollout  # noqa: E402
 from nms_gym.skeleton.dynamics import Skeleton, forward_dynamics, make_skeleton  # noqa: E402
 from nms_gym.skeleton.integrate import semi_implicit_euler  # noqa: E402
 

@@ -11,9 +11,10 @@ from jax import Array
 from jax.nn import softplus
 
 from nms_gym._pytree import pytree
-from nms_gym.conditions.condition import Condition, cast, checked, require_names, severity_of
+from nms_gym.conditions.common import cast, checked, require_names, severity_of
 from nms_gym.errors import InputError
-from nms_gym.model import NmsModel
+from nms_gym.model.condition import Condition
+from nms_gym.model.structure import NmsModel
 
 # Per unit of excitation: how sharp the bend at a ceiling is. It is rounded by at most 0.7 / CEILING_SHARPNESS.
 CEILING_SHARPNESS = 500.0

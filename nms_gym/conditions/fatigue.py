@@ -20,10 +20,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from nms_gym._pytree import pytree
-from nms_gym.conditions.condition import Condition, cast, checked, severity_of
+from nms_gym.conditions.common import cast, checked, severity_of
 from nms_gym.conditions.drive import CEILING_SHARPNESS, below_ceiling
 from nms_gym.errors import InputError, near
-from nms_gym.model import NmsModel
+from nms_gym.model.condition import Condition
+from nms_gym.model.structure import NmsModel
 
 FATIGUE_CONSTANTS: dict[str, tuple[float, float, float]] = {
     "ankle": (0.00589, 0.00058, 15.0),

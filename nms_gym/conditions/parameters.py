@@ -16,9 +16,10 @@ import numpy as np
 from jax import Array
 
 from nms_gym._pytree import pytree, replace, static
-from nms_gym.conditions.condition import Condition, Params, checked, severity_of, traced
+from nms_gym.conditions.common import checked, severity_of, traced
 from nms_gym.errors import InputError
-from nms_gym.model import NmsModel
+from nms_gym.model.condition import Condition, Params
+from nms_gym.model.structure import NmsModel
 
 
 def _in_precision_of(leaf: Any, value: Any) -> Any:

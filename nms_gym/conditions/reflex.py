@@ -22,11 +22,12 @@ from jax import Array
 from jax.nn import softplus
 
 from nms_gym._pytree import pytree, static
-from nms_gym.conditions.condition import Condition, cast, checked, severity_of, traced
+from nms_gym.conditions.common import cast, checked, severity_of, traced
 from nms_gym.conditions.drive import add_drive
 from nms_gym.errors import InputError
 from nms_gym.excitation.activation import delayed
-from nms_gym.model import NmsModel
+from nms_gym.model.condition import Condition
+from nms_gym.model.structure import NmsModel
 
 # Optimal fiber lengths over which the reflex sets in. It is rounded by 0.7 times this at the threshold.
 THRESHOLD_WIDTH = 0.01

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nms_gym.conditions.condition import Composed, Condition, compose
+from nms_gym.conditions.common import Composed, compose
 from nms_gym.conditions.drive import cocontraction, paresis
 from nms_gym.conditions.fatigue import fatigue
 from nms_gym.conditions.parameters import (
@@ -20,7 +20,8 @@ from nms_gym.conditions.parameters import (
 from nms_gym.conditions.reflex import spasticity
 from nms_gym.conditions.surgery import tendon_transfer
 from nms_gym.errors import InputError, listed, near
-from nms_gym.model import NmsModel
+from nms_gym.model.condition import Condition
+from nms_gym.model.structure import NmsModel
 
 _FUNCTIONS: tuple[Callable[..., Condition], ...] = (
     weakness,

@@ -13,9 +13,10 @@ import numpy as np
 from jax import Array
 
 from nms_gym._pytree import pytree, replace, static
-from nms_gym.conditions.condition import Condition, Params, cast, checked, require_names, traced
+from nms_gym.conditions.common import cast, checked, require_names, traced
 from nms_gym.errors import InputError, listed
-from nms_gym.model import NmsModel
+from nms_gym.model.condition import Condition, Params
+from nms_gym.model.structure import NmsModel
 from nms_gym.muscle import hill
 from nms_gym.muscle.curves import Curves
 from nms_gym.muscle.geometry import PolynomialPaths, SpanGroup, check_domain, lengths_and_moment_arms

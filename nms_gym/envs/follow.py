@@ -37,8 +37,8 @@ from nms_gym.envs.task import (
     observe,
     places,
 )
-from nms_gym.excitation.activation import shaped
-from nms_gym.rollout import Surroundings
+from nms_gym.model.forward import muscle_activation
+from nms_gym.model.rollout import Surroundings
 
 PREVIEW = (0.0, 0.1)
 """s ahead, at which the observation shows how far the target is"""
@@ -172,7 +172,7 @@ class Follow:
         zero = jnp.zeros((), q.dtype)
         state = FollowState(limb, jnp.int32(0), episode, device, command, zero, zero)
         muscles = limb.motion.muscles
-        activation = shaped(muscles.filtered, self.limb.params_of(person).shape_factor)
+        activation = muscle_activation(self.limb.params_of(person), muscles.filtered)
         quiet = jnp.zeros_like(q)
         shown = (muscles.filtered, activation, muscles.fiber.length, quiet, quiet)
         return state, self._shown(state, *shown, goal=zero, cost=zero, reset=True)

@@ -18,7 +18,7 @@ from nms_gym.envs.recordings import Names, load_trials, make_recordings
 from nms_gym.envs.targets import Waves
 from nms_gym.envs.task import as_numpy, checked_flag, checked_number, steps_of
 from nms_gym.errors import InputError, listed
-from nms_gym.model import NmsModel
+from nms_gym.model.structure import NmsModel
 from nms_gym.muscle.geometry import lengths_and_moment_arms
 
 

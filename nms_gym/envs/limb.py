@@ -15,21 +15,21 @@ import numpy as np
 from jax import Array
 
 from nms_gym._pytree import pytree, replace, static
-from nms_gym.conditions.condition import Condition
+from nms_gym.anatomy import Multibody
 from nms_gym.envs.rendering.scene import Body, Scene, Strip
-from nms_gym.model import PARAMETER_KINDS, NmsModel, NmsParams, entries
-from nms_gym.muscle.geometry import lengths_and_moment_arms
-from nms_gym.muscle_points import MusclePoints
-from nms_gym.recording.osim_model import Multibody
-from nms_gym.rollout import (
+from nms_gym.model.condition import Condition
+from nms_gym.model.parameters import PARAMETER_KINDS, NmsParams, entries
+from nms_gym.model.rollout import (
     NOTHING,
     MotionOutput,
     MotionState,
     Surroundings,
     initial_motion,
     motion_step,
-    moved,
 )
+from nms_gym.model.structure import NmsModel
+from nms_gym.muscle.geometry import lengths_and_moment_arms
+from nms_gym.muscle.path_points import MusclePoints
 from nms_gym.skeleton.kinematics import BaseMotion
 from nms_gym.skeleton.passive import PassiveMoments
 
@@ -137,8 +137,7 @@ class Limb:
         self, state: LimbState, channels: Array, surroundings: Surroundings = NOTHING
     ) -> tuple[LimbState, MotionOutput]:
         """One physical step; channels ``(C,)``."""
-        step = moved if self.immediate else motion_step
-        motion, out = step(
+        motion, out = motion_step(
             self.model,
             self.params_of(state.person),
             state.motion,

@@ -3,8 +3,8 @@
 There are no skeleton dynamics: joint motion is what was recorded. Recorded EMG channels drive their muscles with the
 subject's gain and delay; synergies, where the subject has them, drive theirs with commands found from the recording, or
 given by the action; the action drives chosen muscles that nothing else does, and the rest are passive. One step of the
-task is one ``replay_step`` of the model, so an episode whose action is 0 (or that repeats the recording's commands)
-reproduces ``predict_moments`` on the recording.
+task is one ``neuromuscular_step`` of the model, so an episode whose action is 0 (or that repeats the recording's
+commands) reproduces ``predict_moments`` on the recording.
 
 ``info["success"]`` says whether the root mean square error of the episode so far, over the standard deviation of the
 measured moments, is below ``TOLERANCE``.
@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 
 from nms_gym._pytree import pytree, replace, static
-from nms_gym.conditions import Condition, conditions_from_spec
+from nms_gym.conditions import conditions_from_spec
 from nms_gym.envs.limb import pack_params, unpack_params
 from nms_gym.envs.person import ACTION_PREFIX, drive_of, each_of, load_person, stacked_params, with_sources
 from nms_gym.envs.rendering.scene import Scene, moment_strip
@@ -40,24 +40,14 @@ from nms_gym.envs.task import (
     places,
 )
 from nms_gym.errors import InputError, listed, near
-from nms_gym.excitation import activation as act
-from nms_gym.model import (
-    CHANNEL_PARAMETERS,
-    NmsModel,
-    NmsParams,
-    NmsState,
-    Replay,
-    excite,
-    excited_step,
-    initial_state,
-    muscle_excitation,
-)
-from nms_gym.muscle import hill
-from nms_gym.muscle.moments import joint_moments
+from nms_gym.files.subject import Subject, resolve_trial
+from nms_gym.model.condition import Condition
+from nms_gym.model.forward import Kinematics, NmsOutput, NmsState, initial_state, neuromuscular_step, output_at_rest
+from nms_gym.model.parameters import NEUTRAL_CHANNEL, NmsParams
+from nms_gym.model.replay import Replay, make_segment
+from nms_gym.model.structure import NmsModel
 from nms_gym.recording.storage import require_unique
 from nms_gym.recording.trial import Trial, load_trial
-from nms_gym.replay import make_segment
-from nms_gym.subject import Subject, resolve_trial
 
 PREVIEW = (0.0, 0.025, 0.050)
 """s ahead of the next sample, at which the observation shows the measured moments."""
@@ -193,20 +183,15 @@ class MomentTracking:
         past = jax.lax.dynamic_slice(self.replay.excitations, (sample, jnp.zeros_like(sample)), (length, replayed))
         silent = jnp.zeros((length, len(self.actuated)), past.dtype)
         history = jnp.concatenate([past, silent], axis=1)[::-1]
-        lengths, _, arms = self._kinematics(sample)
-        muscles = initial_state(model, params, history, lengths, self.replay.dt)
-
-        activation = act.shaped(muscles.filtered, params.shape_factor)
-        w, x = muscles.fiber.along_tendon, muscles.fiber.length
-        force = hill.force_along_tendon(model.settings.curves, params, activation, w, x, jnp.zeros_like(x))
-        moments = joint_moments(arms, params.max_isometric_force * force)
+        kinematics = self._kinematics(sample)
+        muscles = initial_state(model, params, history, kinematics.lengths, self.dt, condition=self.condition)
+        rest = output_at_rest(model, params, muscles, kinematics)
         # The first step pushes this sample's excitation; until then the newest one is the sample before.
         muscles = replace(muscles, excitation_history=jnp.concatenate([history[1:], history[-1:]]))
-        zero = jnp.zeros((), moments.dtype)
-        condition = self.condition.init(x, self.dt)
-        state = TrackingState(muscles, condition, sample, person, jnp.int32(0), zero)
-        info = self._info(state, sample, moments, muscles.filtered, activation, zero, zero, zero)
-        observation = self._observe(sample, moments, activation, x)
+        zero = jnp.zeros((), rest.moments.dtype)
+        state = TrackingState(muscles, sample, person, jnp.int32(0), zero)
+        info = self._info(state, sample, rest, zero, zero, zero)
+        observation = self._observe(sample, rest)
         return state, Step(observation, zero, jnp.bool_(False), jnp.bool_(False), info)
 
     def step(self, state: TrackingState, action: Array) -> tuple[TrackingState, Step]:
@@ -227,21 +212,18 @@ class MomentTracking:
         if self.commanded:
             columns = np.array([model.channels.index(c) for c in self.commanded], np.int32)
             replayed = replayed.at[columns].set(self.command_scale * commands)
-        before = excite(state.muscles, jnp.concatenate([replayed, muscles]))
-        delayed = act.delayed(before.excitation_history, params.electromechanical_delay, self.replay.dt)
-        excitation = muscle_excitation(model, params, delayed)
-        fiber = before.fiber
-        speed = (fiber.length - fiber.previous_length) / (self.replay.dt * params.max_contraction_velocity)
-        memory, excitation = self.condition.step(state.condition, excitation, fiber.length, speed, self.replay.dt)
-        moved, out = excited_step(model, params, before, excitation, *self._kinematics(k), self.replay.dt)
+        channels = jnp.concatenate([replayed, muscles])
+        moved, out = neuromuscular_step(
+            model, params, state.muscles, channels, self._kinematics(k), self.replay.dt, condition=self.condition
+        )
         error = (out.moments - _row(self.measured, k)) / self.scale
         squared = jnp.mean(error**2)
         effort = -self.effort_weight * jnp.mean(drive**2) if self.action_names else jnp.zeros_like(squared)
         residual = jnp.max(jnp.abs(out.residual))
         following = k + 1
-        state = TrackingState(moved, memory, following, state.person, state.steps + 1, state.squares + squared)
-        info = self._info(state, k, out.moments, out.excitation, out.activation, residual, -squared, effort)
-        observation = self._observe(following, out.moments, out.activation, out.fiber_length)
+        state = TrackingState(moved, following, state.person, state.steps + 1, state.squares + squared)
+        info = self._info(state, k, out, residual, -squared, effort)
+        observation = self._observe(following, out)
         return state, Step(observation, effort - squared, jnp.bool_(False), following >= self.horizon, info)
 
     def baseline(self, observation: Array) -> Array:
@@ -265,21 +247,20 @@ class MomentTracking:
     def _params(self, person: Array) -> NmsParams:
         return self.params if self.people is None else unpack_params(self.model, self.people[person])
 
-    def _kinematics(self, sample: Array) -> tuple[Array, Array, Array]:
-        replay = self.replay
-        return _row(replay.lengths, sample), _row(replay.velocities, sample), _row(replay.moment_arms, sample)
+    def _kinematics(self, sample: Array) -> Kinematics:
+        return jax.tree.map(lambda series: _row(series, sample), self.replay.kinematics)
 
-    def _observe(self, sample: Array, moments: Array, activation: Array, fiber_length: Array) -> Array:
+    def _observe(self, sample: Array, out: NmsOutput) -> Array:
         """Observation before the step that produces ``sample``; the layout of ``observation_names``."""
         return observe(
             {
-                "phase": (sample.astype(moments.dtype) / self.horizon)[None],
+                "phase": (sample.astype(out.moments.dtype) / self.horizon)[None],
                 "angle": _row(self.q, sample),
                 "speed": _row(self.qd, sample) / SPEED_UNIT,
                 "target": jnp.concatenate([_row(self.measured, sample + n) / self.scale for n in self.preview]),
-                "moment": moments / self.scale,
-                "activation": activation,
-                "fiber_length": fiber_length,
+                "moment": out.moments / self.scale,
+                "activation": out.activation,
+                "fiber_length": out.fiber_length,
             }
         )
 
@@ -287,25 +268,23 @@ class MomentTracking:
         self,
         state: TrackingState,
         sample: Array,
-        moments: Array,
-        excitation: Array,
-        activation: Array,
+        out: NmsOutput,
         residual: Array,
         tracking: Array,
         effort: Array,
     ) -> dict[str, Array]:
         measured = _row(self.measured, sample)
-        steps = jnp.maximum(state.steps, 1).astype(moments.dtype)
+        steps = jnp.maximum(state.steps, 1).astype(out.moments.dtype)
         return {
             "time": _row(self.time, sample),
             "success": (state.squares < TOLERANCE**2 * steps) & (state.steps > 0),
             "sample": sample,
             "person": state.person,
-            "moments": moments,
+            "moments": out.moments,
             "measured": measured,
-            "error": moments - measured,
-            "excitation": excitation,
-            "activation": activation,
+            "error": out.moments - measured,
+            "excitation": out.excitation,
+            "activation": out.activation,
             "residual": residual,
             "reward_tracking": tracking,
             "reward_effort": effort,
@@ -317,7 +296,6 @@ class TrackingState:
     """What evolves during an episode."""
 
     muscles: NmsState
-    condition: Any
     sample: Array
     """int32; the sample that the next step produces"""
     person: Array
@@ -373,8 +351,7 @@ def with_action_params(params: NmsParams, actions: int) -> NmsParams:
             return np.concatenate([leaf, np.full(actions, value, leaf.dtype)])
         return jnp.concatenate([leaf, jnp.full(actions, value, leaf.dtype)])
 
-    fixed = dict(zip(CHANNEL_PARAMETERS, (1.0, 0.0), strict=True))
-    return replace(params, **{kind: extended(getattr(params, kind), value) for kind, value in fixed.items()})
+    return replace(params, **{kind: extended(getattr(params, kind), v) for kind, v in NEUTRAL_CHANNEL.items()})
 
 
 def make_task(

@@ -21,15 +21,16 @@ from nms_gym.conditions import conditions_from_spec
 from nms_gym.envs.limb import Limb, Look, pack_params
 from nms_gym.envs.task import as_numpy, checked_number
 from nms_gym.errors import InputError, listed, near
-from nms_gym.model import CHANNEL_PARAMETERS, PARAMETER_KINDS, NmsModel, NmsParams, Settings, make_params
-from nms_gym.model_file import read_model_file
+from nms_gym.files.model_file import read_model_file
+from nms_gym.files.posterior import load_people
+from nms_gym.files.subject import Subject, load_subject, resolve_subject
+from nms_gym.model.parameters import KINDS, NEUTRAL_CHANNEL, PARAMETER_KINDS, NmsParams, make_params
+from nms_gym.model.rollout import require_body
+from nms_gym.model.structure import NmsModel, Settings
 from nms_gym.muscle.geometry import select_paths
-from nms_gym.people import load_people
 from nms_gym.recording.storage import require_unique
-from nms_gym.rollout import require_body
 from nms_gym.skeleton.passive import PassiveMoments, make_passive
 from nms_gym.skeleton.skeleton import make_skeleton
-from nms_gym.subject import Subject, load_subject, resolve_subject
 
 SOURCES = ("recorded", "synergy", "policy", "passive")
 ACTION_PREFIX = "action:"
@@ -318,16 +319,15 @@ def _arranged(
         synergies=basis,
         synergy_pairs=tuple(model.synergy_pairs[i] for i in pairs),
     )
-    added = dict(zip(CHANNEL_PARAMETERS, (1.0, 0.0), strict=True))
 
     def pick(params: NmsParams) -> NmsParams:
         leaves = {}
         for kind in PARAMETER_KINDS:
             leaf = np.asarray(getattr(params, kind), float)
-            if kind in added:
-                leaf = np.concatenate([leaf[columns], np.full(len(driven), added[kind])])
+            if KINDS[kind].axis == "channel":
+                leaf = np.concatenate([leaf[columns], np.full(len(driven), NEUTRAL_CHANNEL[kind])])
             else:
-                leaf = leaf[pairs] if kind == "synergy_weight" else leaf[rows]
+                leaf = leaf[pairs] if KINDS[kind].axis == "synergy_pair" else leaf[rows]
             leaves[kind] = leaf
         return NmsParams(**leaves)
 

@@ -43,7 +43,7 @@ from nms_gym.envs.task import (
     uniform,
 )
 from nms_gym.errors import InputError, listed
-from nms_gym.rollout import NOTHING
+from nms_gym.model.rollout import NOTHING
 from nms_gym.skeleton.dynamics import bias_forces, point_positions
 
 EFFORT_WEIGHT = 0.1

@@ -15,10 +15,10 @@ from nms_gym._pytree import pytree, static
 from nms_gym.envs.limb import Limb
 from nms_gym.envs.task import checked_number, draw_index
 from nms_gym.errors import InputError, listed
+from nms_gym.files.subject import resolve_trial
+from nms_gym.model.replay import channels_at
 from nms_gym.recording.trial import Trial, load_trial
-from nms_gym.replay import channels_at
 from nms_gym.skeleton.kinematics import BaseMotion
-from nms_gym.subject import resolve_trial
 
 Names = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 

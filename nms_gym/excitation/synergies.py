@@ -3,7 +3,7 @@
 The recorded envelopes are taken as ``E (T, C) = H (T, S) V^T (S, C)`` with non-negative commands ``H`` and vectors
 ``V`` (d'Avella et al. 2003, 10.1038/nn1010; Tresch et al. 2006, 10.1152/jn.00222.2005). Muscles without a channel are
 excited by the same commands with weights of their own, which calibration finds (synergy extrapolation: Ao et al. 2020,
-10.3389/fncom.2020.588943). ``calibration.synergies`` extracts a basis; here it is used.
+10.3389/fncom.2020.588943). ``calibration.excitations.synergies`` extracts a basis; here it is used.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
+from nms_gym._parameter import parameter
 from nms_gym._pytree import pytree
 from nms_gym.muscle.curves import Curves
 
@@ -21,23 +22,66 @@ MIN_ALONG_TENDON = 0.05
 
 @pytree
 class MuscleParams:
-    """What a Hill-type muscle is made of; every leaf ``(M,)``, SI units."""
+    """What a Hill-type muscle is made of; every leaf ``(M,)``, SI units.
 
-    max_isometric_force: Array
+    Field defaults are for what an OpenSim model does not say. Damping: Millard et al. 2013 (10.1115/1.4023390).
+    Strains: OpenSim's DeGrooteFregly2016Muscle. Calibration's bounds follow CEINMS's and NMSM's customary limits, with
+    priors tighter than these; the tendon's is tight because a few percent of a long tendon are a third of a short
+    fiber.
+    """
+
+    max_isometric_force: Array = parameter(
+        "N", "Maximum isometric force", limits=(1e-6, 1e6), bounds=(0.4, 2.5), prior_sd=0.3, share="groups", free=True
+    )
     """N"""
-    optimal_fiber_length: Array
+    optimal_fiber_length: Array = parameter(
+        "m", "Optimal fiber length", limits=(1e-4, 2.0), bounds=(0.75, 1.3), prior_sd=0.1, free=True
+    )
     """m"""
-    tendon_slack_length: Array
+    tendon_slack_length: Array = parameter(
+        "m", "Tendon slack length", limits=(1e-5, 2.0), bounds=(0.85, 1.15), prior_sd=0.04, free=True
+    )
     """m"""
-    pennation_at_optimal: Array
+    pennation_at_optimal: Array = parameter(
+        "rad", "Pennation at optimal length", limits=(0.0, 1.4), default=0.0, bounds=(0.5, 1.5), prior_sd=0.1
+    )
     """rad"""
-    max_contraction_velocity: Array
+    max_contraction_velocity: Array = parameter(
+        "optimal_fiber_length/s",
+        "Maximum contraction velocity",
+        limits=(0.1, 100.0),
+        default=10.0,
+        bounds=(0.5, 1.5),
+        prior_sd=0.2,
+        share="all",
+    )
     """optimal fiber lengths per second"""
-    fiber_damping: Array
+    fiber_damping: Array = parameter(
+        "1", "Fiber damping", limits=(0.0, 10.0), default=0.1, bounds=(0.2, 3.0), prior_sd=0.5, share="all"
+    )
     """force over ``max_isometric_force`` at normalised velocity 1"""
-    passive_fiber_strain_at_one_norm_force: Array
-    tendon_strain_at_one_norm_force: Array
-    optimal_fiber_length_change: Array
+    passive_fiber_strain_at_one_norm_force: Array = parameter(
+        "1", "Passive fiber strain at F0", limits=(0.1, 10.0), default=0.6, bounds=(0.5, 2.0), prior_sd=0.2
+    )
+    tendon_strain_at_one_norm_force: Array = parameter(
+        "1",
+        "Tendon strain at F0",
+        limits=(0.005, 1.0),
+        default=0.049,
+        bounds=(0.5, 2.0),
+        prior_sd=0.2,
+        needs=("tendon", ("elastic", "mixed")),
+    )
+    optimal_fiber_length_change: Array = parameter(
+        "1",
+        "Optimal fiber length change with activation",
+        limits=(0.0, 1.0),
+        default=0.0,
+        bounds=(0.0, 0.3),
+        prior_sd=0.1,
+        relative=False,
+        share="all",
+    )
     """fraction by which the optimal length of *active* force grows from full to no activation; 0 for none"""
 
 

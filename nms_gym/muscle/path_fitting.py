@@ -24,10 +24,10 @@ import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.stats import qmc
 
+from nms_gym.anatomy import OsimModel
 from nms_gym.errors import InputError
 from nms_gym.muscle.geometry import PolynomialPaths, SpanGroup, monomials
 from nms_gym.muscle.paths import sample_paths
-from nms_gym.recording.osim_model import OsimModel
 
 # q (N, D) rad -> lengths (N, M) m and moment arms (N, D, M) m; NaN where the path has no answer.
 Sampler = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]

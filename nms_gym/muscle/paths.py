@@ -32,8 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from nms_gym._pytree import pytree, static
+from nms_gym.anatomy import Muscle, OsimModel, PathPoint, Wrap, body_fixed_xyz
 from nms_gym.errors import InputError, listed
-from nms_gym.recording.osim_model import Muscle, OsimModel, PathPoint, Wrap, body_fixed_xyz
 from nms_gym.skeleton.tree import (
     Function,
     Tree,

@@ -25,7 +25,8 @@ from nms_gym.recording.storage import Table, atomic_path, read_labels, read_mome
 from nms_gym.recording.trial import Trial, make_trial
 
 if TYPE_CHECKING:
-    from nms_gym.model import NmsModel, NmsParams
+    from nms_gym.model.parameters import NmsParams
+    from nms_gym.model.structure import NmsModel
 
 # NMSmodel/ceinms/MTU.h, setParametersToComputeForces; CEINMS-RT has the number in MTU.cpp.
 MAX_CONTRACTION_VELOCITY = 10.0
@@ -380,7 +381,8 @@ def ceinms_model(
     """
     # Reading files needs no JAX; the model does.
     from nms_gym.excitation.channels import ChannelMap
-    from nms_gym.model import NmsModel, Settings, make_params
+    from nms_gym.model.parameters import make_params
+    from nms_gym.model.structure import NmsModel, Settings
     from nms_gym.muscle.tabulated import Tabulated
 
     source = excitations or subject.channels

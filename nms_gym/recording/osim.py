@@ -15,8 +15,7 @@ import defusedxml.ElementTree as ET
 import numpy as np
 from defusedxml.common import DefusedXmlException
 
-from nms_gym.errors import InputError, listed, near
-from nms_gym.recording.osim_model import (
+from nms_gym.anatomy import (
     IDENTITY,
     ZERO,
     Body,
@@ -38,6 +37,7 @@ from nms_gym.recording.osim_model import (
     Wrap,
     body_fixed_xyz,
 )
+from nms_gym.errors import InputError, listed, near
 
 # ---------------------------------------------------------------------------------------------- the reader
 

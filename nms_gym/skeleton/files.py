@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nms_gym.errors import InputError, listed, near
-from nms_gym.recording.osim_model import (
+from nms_gym.anatomy import (
     ZERO,
     Body,
     Coordinate,
@@ -29,6 +28,7 @@ from nms_gym.recording.osim_model import (
     Spline,
     TransformAxis,
 )
+from nms_gym.errors import InputError, listed, near
 
 VERSION = 1
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nms_gym import anatomy as read
 from nms_gym._pytree import pytree
-from nms_gym.recording import osim_model as read
 
 T = TypeVar("T")
 

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from nms_gym._pytree import pytree, static
+from nms_gym.anatomy import Coordinate, Multibody
 from nms_gym.errors import InputError, listed, near
-from nms_gym.recording.osim_model import Coordinate, Multibody
 from nms_gym.skeleton.functions import as_dtype
 
 # The double exponentials were measured up to some tens of N·m. Above this moment (N·m) each continues along its

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from nms_gym import anatomy as read
 from nms_gym._pytree import pytree, static
 from nms_gym.errors import InputError, listed, near
-from nms_gym.recording import osim_model as read
 from nms_gym.skeleton.functions import Function, LinearFunction, build_function, derivatives
 from nms_gym.skeleton.tree import coordinate_columns, ordered_couplers
 

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nms_gym import anatomy as read
 from nms_gym._pytree import pytree, static
 from nms_gym.errors import InputError, listed
-from nms_gym.recording import osim_model as read
 from nms_gym.skeleton.functions import Function, as_dtype, build_function, evaluate
 from nms_gym.skeleton.functions import SplineFunction as SplineFunction
 from nms_gym.skeleton.functions import simm_spline as simm_spline

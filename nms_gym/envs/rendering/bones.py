@@ -9,8 +9,8 @@ from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial import ConvexHull, QhullError
 
+from nms_gym.anatomy import Body as Segment
 from nms_gym.envs.rendering.pose import Limb, Pose
-from nms_gym.recording.osim_model import Body as Segment
 
 FOOT = ("talus", "calcn", "toes")
 FOOT_LENGTH = 0.1788

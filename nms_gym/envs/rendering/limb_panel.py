@@ -14,12 +14,12 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.text import Text
 
+from nms_gym.anatomy import Joint
 from nms_gym.envs.rendering import style
 from nms_gym.envs.rendering.bones import Shape, shapes
 from nms_gym.envs.rendering.muscles import courses, smoothed, spindle
 from nms_gym.envs.rendering.pose import Pivot, Pose, limb_of
 from nms_gym.envs.rendering.scene import Scene
-from nms_gym.recording.osim_model import Joint
 
 FACES = {"bone": style.BONE, "flesh": style.FLESH, "root": style.ROOT}
 EDGES = {"bone": style.BONE_EDGE, "flesh": "none", "root": style.ROOT_EDGE}

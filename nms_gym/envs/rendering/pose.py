@@ -11,9 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from nms_gym.anatomy import Joint
 from nms_gym.envs.rendering.scene import Body
 from nms_gym.muscle.geometry import PolynomialPaths, monomials
-from nms_gym.recording.osim_model import Joint
 from nms_gym.skeleton.functions import Function, derivatives
 from nms_gym.skeleton.tree import Axis, Tree, build_tree, coordinate_columns
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nms_gym.anatomy import Multibody
 from nms_gym.errors import InputError, listed
 from nms_gym.muscle.geometry import PolynomialPaths
-from nms_gym.muscle_points import MusclePoints
-from nms_gym.recording.osim_model import Multibody
+from nms_gym.muscle.path_points import MusclePoints
 from nms_gym.skeleton.tree import coordinate_columns
 
 STYLES = ("actual", "target", "measured", "model", "device", "stimulation", "other")

@@ -1,0 +1,1 @@
+"""Calibrations that CEINMS's own files describe."""

@@ -1,0 +1,1 @@
+"""A study from its files to a saved person."""

@@ -1,0 +1,149 @@
+"""A study's synergies: which mode, how many, and which muscles they drive."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from calibration.excitations.expected import Belief, with_prior
+from calibration.excitations.synergies import CHANNEL_VAF, TOTAL_VAF, Synergies, add_synergies, extract
+from calibration.problem import DEFAULT_FREE, Free
+from calibration.study.keys import Keys, at
+from nms_gym.errors import InputError
+from nms_gym.model.parameters import NmsParams
+from nms_gym.model.replay import Segment
+from nms_gym.model.structure import NmsModel
+
+# What weights of muscles without a channel are expected to be: all alike, or as ``excitations/expected.py`` works out.
+PRIORS = ("flat", "expected")
+MODES = ("emg_driven", "synergy_hybrid", "synergy_only")
+
+
+@dataclass(frozen=True)
+class SynergyPlan:
+    """The ``[synergies]`` table. Without one, a study is EMG-driven."""
+
+    where: str
+    mode: str = "emg_driven"
+    number: int | None = None
+    method: str = "nmf"
+    total_vaf: float = TOTAL_VAF
+    channel_vaf: float = CHANNEL_VAF
+    restarts: int = 10
+    seed: int = 0
+    muscles: tuple[str, ...] = ()
+    """that synergies drive; all without a channel that are not named passive when empty"""
+    residuals: bool = False
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    """trial -> task, where weights differ between tasks; the person's where empty"""
+    weight: float = 0.1
+    """that every synthesised muscle starts from, per command, where the prior is flat"""
+    prior: str = "flat"
+    tightness: float = 1.0
+    """how closely the fit keeps to an expected prior, in its own standard deviations; small keeps the expected signals
+    whatever the moments say"""
+    gait: bool = False
+    """whether published timing of muscles in gait may be part of what is expected"""
+
+
+def read_plan(keys: Keys) -> SynergyPlan:
+    """The table, with every key checked."""
+    plan = SynergyPlan(
+        where=keys.where,
+        mode=keys.take("mode", str, "synergy_hybrid"),
+        number=keys.take("number", int, None),
+        method=keys.take("method", str, "nmf"),
+        total_vaf=keys.take("total_vaf", float, TOTAL_VAF),
+        channel_vaf=keys.take("channel_vaf", float, CHANNEL_VAF),
+        restarts=keys.take("restarts", int, 10),
+        seed=keys.take("seed", int, 0),
+        muscles=keys.names("muscles", None),
+        residuals=keys.take("residuals", bool, False),
+        tasks=keys.take("tasks", dict, {}),
+        weight=keys.take("weight", float, 0.1),
+        prior=keys.take("prior", str, "flat"),
+        tightness=keys.take("tightness", float, 1.0),
+        gait=keys.take("gait", bool, False),
+    )
+    keys.finish()
+    if plan.mode not in MODES:
+        raise InputError(f"{keys.where}: mode is {plan.mode!r}; use one of {', '.join(map(repr, MODES))}")
+    if plan.prior not in PRIORS:
+        raise InputError(f"{keys.where}: prior is {plan.prior!r}; use one of {', '.join(map(repr, PRIORS))}")
+    for name, low, high in (("total_vaf", 0.0, 1.0), ("channel_vaf", 0.0, 1.0), ("weight", 0.0, 1.0)):
+        if not low <= getattr(plan, name) <= high:
+            raise InputError(f"{keys.where}: {name} is {getattr(plan, name):g}; expected {low:g} to {high:g}")
+    for trial, task in plan.tasks.items():
+        if not isinstance(task, str) or not task:
+            raise InputError(f"{keys.where}: the task of {trial!r} is {task!r}; expected a name in quotes")
+    if not plan.tightness > 0:
+        raise InputError(f"{keys.where}: tightness is {plan.tightness:g}; expected a number above 0")
+    if plan.restarts < 0 or plan.seed < 0:
+        raise InputError(f"{keys.where}: restarts is {plan.restarts}, seed {plan.seed}; expected 0 or more")
+    return plan
+
+
+@dataclass(frozen=True)
+class Driven:
+    """A model with synergies, and where they came from."""
+
+    model: NmsModel
+    start: NmsParams
+    tracked: np.ndarray | None
+    synergies: Synergies | None
+
+
+def drive(
+    plan: SynergyPlan, model: NmsModel, start: NmsParams, windows: Sequence[Segment], passive: Sequence[str]
+) -> Driven:
+    """Extract synergies from the training windows' envelopes and let them drive the muscles of the plan.
+
+    Args:
+        plan: of the study.
+        model: EMG-driven.
+        start: its parameters.
+        windows: training windows of that model; nothing else is looked at.
+        passive: muscles that are to stay without excitation.
+
+    Raises:
+        InputError: see ``extract`` and ``add_synergies``.
+    """
+    if plan.mode == "emg_driven":
+        return Driven(model, start, None, None)
+    with at(plan.where):
+        muscles = plan.muscles or tuple(m for m in model.passive_muscles if m not in passive)
+        found = extract(
+            [np.asarray(w.replay.excitations) for w in windows],
+            model.channels,
+            number=plan.number,
+            method=plan.method,  # type: ignore[arg-type]
+            total_vaf=plan.total_vaf,
+            channel_vaf=plan.channel_vaf,
+            restarts=plan.restarts,
+            seed=plan.seed,
+        )
+        options: dict[str, Any] = {"residuals": plan.residuals, "only": plan.mode == "synergy_only"}
+        basis = dataclasses.replace(found.basis, tasks=tuple(plan.tasks.items()))
+        model, start, tracked = add_synergies(model, start, basis, muscles=muscles, weight=plan.weight, **options)
+    return Driven(model, start, tracked, found)
+
+
+def expected(
+    plan: SynergyPlan, driven: Driven, windows: Sequence[Segment], free: tuple[Free, ...]
+) -> tuple[NmsParams, tuple[Free, ...]]:
+    """Start and freedom with the prior of the plan: unchanged where it is flat.
+
+    Raises:
+        InputError: see ``missing.with_prior``.
+    """
+    if plan.prior == "flat" or driven.synergies is None:
+        return driven.start, free
+    with at(plan.where):
+        belief = Belief(tightness=plan.tightness)
+        weights = next((f for f in free if f.kind == "synergy_weight"), DEFAULT_FREE["synergy_weight"])
+        start, weights, _ = with_prior(driven.model, driven.start, windows, belief, gait=plan.gait, free=weights)
+    return start, tuple(weights if f.kind == "synergy_weight" else f for f in free)

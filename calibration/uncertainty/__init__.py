@@ -1,0 +1,1 @@
+"""How sure a calibration is: posterior, what the data say, and how that is worked out."""

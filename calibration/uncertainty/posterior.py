@@ -1,0 +1,444 @@
+"""How sure a calibration is: a Laplace posterior around every solution found, draws from it, and bands on moments.
+
+The cost is a negative log posterior in ``z`` with a standard normal prior, so its Gauss-Newton matrix at a solution is
+a precision (MacKay 1992, 10.1162/neco.1992.4.3.448). Three things are added to the textbook form:
+
+* *Bounds.* The quadratic model, gradient included, is taken inside the box: a solution on a bound keeps the tail that
+  its slope leaves it, instead of half of a symmetric normal or none (``truncated_normal``).
+* *Several optima.* Starts that ended at different solutions are a mixture, weighed by the posterior mass of each:
+  height times volume times the part inside the box. Starts within two standard deviations of a better one count as the
+  same solution (two equal normals have one peak up to that distance).
+* *Noise.* ``moment_tolerance`` is an assumption. With ``noise="achieved"`` the moment errors themselves say how large
+  and how correlated they are, per joint: their variance over the independent samples left when the parameters have
+  taken theirs replaces the assumed one. Errors that a wrong model makes alike in every stride cannot be seen so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from calibration.fit import CalibrationResult
+from calibration.problem import Layout, Penalties, Problem, params_at
+from calibration.residuals import Data, Quadratic, make_objective, predict
+from calibration.solvers.batch import Precision, cast, fast_compilation, make_batches
+from calibration.uncertainty.truncated_normal import log_box_probability, sample_box
+from calibration.validation import PADDING, float64
+from nms_gym.errors import InputError, listed
+from nms_gym.model.parameters import KINDS, NmsParams, entries
+from nms_gym.model.replay import Segment, padded, predict_moments
+from nms_gym.model.structure import NmsModel
+
+NoiseKind = Literal["achieved", "assumed"]
+
+# Normals further apart than this, in standard deviations, have two peaks.
+SAME_SOLUTION = 2.0
+# Parameters are taken to use up at most this part of the independent samples: beyond, a stretch is too short to say
+# anything about its noise, and the division would blow up.
+MOST_TAKEN = 0.75
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What is known about the errors of one joint's moment."""
+
+    coordinate: str
+    sd: float
+    """N·m, corrected for the degrees of freedom that the parameters took; of one sample"""
+    samples: int
+    independent: float
+    """how many of them count as independent, from the errors' autocorrelation"""
+    taken: float
+    """how many the parameters fitted"""
+    scale: float
+    """error variance per independent sample over the one that the penalties assume; 1 is what was assumed"""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One solution's normal, before the box is put on."""
+
+    weight: float
+    """posterior mass, of 1"""
+    cost: float
+    z: np.ndarray
+    """(P,) where the solver ended"""
+    center: np.ndarray
+    """(P,) minimum of the quadratic model; outside the box where a bound holds the solution"""
+    data: np.ndarray
+    """(P, P) what the recordings contribute to the precision, at the noise used"""
+    other: np.ndarray
+    """(P, P) what the prior and the fiber penalties contribute"""
+
+    @property
+    def precision(self) -> np.ndarray:
+        """(P, P)."""
+        return self.data + self.other
+
+    @functools.cached_property
+    def covariance(self) -> np.ndarray:
+        """(P, P), without the box."""
+        inverse = np.linalg.inv(self.precision)
+        return 0.5 * (inverse + inverse.T)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Mixture of normals inside the bounds, in prior standard deviations ``z``."""
+
+    model: NmsModel
+    start: NmsParams
+    layout: Layout
+    modes: tuple[Mode, ...]
+    """best first"""
+    noise: tuple[Noise, ...]
+    """per joint"""
+
+    @property
+    def best(self) -> Mode:
+        """The solution of lowest cost."""
+        return self.modes[0]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """What is known about one entry of the parameters, in its own unit."""
+
+    kind: str
+    name: str
+    unit: str
+    start: float
+    prior_sd: float
+    """to first order"""
+    mean: float
+    sd: float
+    low: float
+    high: float
+    level: float
+    """probability between ``low`` and ``high``"""
+
+
+@dataclass(frozen=True)
+class Band:
+    """Where the moments of a stretch lie with probability ``level``, sample by sample; N·m, ``(T, K)``."""
+
+    segment: str
+    level: float
+    coordinates: tuple[str, ...]
+    time: np.ndarray
+    median: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    predictive: bool
+    """whether measurement noise and model error are inside (a band for measured moments), or parameters alone"""
+
+    def coverage(self, moments: np.ndarray, scored: np.ndarray) -> np.ndarray:
+        """``(K,)``: fraction of the counted samples of ``moments (T, K)`` that lie inside."""
+        inside = (moments >= self.low) & (moments <= self.high)
+        return inside[scored].mean(axis=0)
+
+
+# --- the posterior ------------------------------------------------------
+
+
+def laplace(problem: Problem, result: CalibrationResult, *, noise: NoiseKind = "achieved", seed: int = 0) -> Posterior:
+    """Posterior around the solutions of a calibration.
+
+    Args:
+        problem: what was calibrated.
+        result: from ``fit`` of that problem; all its starts count.
+        noise: "achieved" takes each joint's error variance from the errors, "assumed" from the penalties.
+        seed: of the Monte Carlo estimate of how much of each normal the bounds leave.
+
+    Raises:
+        InputError: no start has a finite cost, or the result belongs to another problem.
+    """
+    return laplace_cohort([problem], [result], noise=noise, seed=seed)[0]
+
+
+def laplace_cohort(
+    problems: Sequence[Problem],
+    results: Sequence[CalibrationResult],
+    *,
+    noise: NoiseKind = "achieved",
+    precision: Precision = "float64",
+    seed: int = 0,
+) -> list[Posterior]:
+    """``laplace`` of many subjects, batched as ``fit_cohort`` does."""
+    posteriors: dict[int, Posterior] = {}
+    for batch in make_batches(problems):
+        mine = [results[i] for i in batch.indices]
+        points = np.array([_sorted_starts(r, layout) for r, layout in zip(mine, batch.layouts, strict=True)])
+        with jax.enable_x64(precision == "float64"):
+            arrays = cast((batch.model, batch.data, batch.start, points), precision)
+            parts, errors = float64(_expansions(batch.shared_layout, batch.penalties)(*arrays))
+        weights = np.asarray(batch.data.train.weight)
+        for row, i in enumerate(batch.indices):
+            own = jax.tree.map(lambda leaf, row=row: leaf[row], parts)
+            scored = weights[row].any(axis=2)
+            series = [e[mask] for e, mask in zip(errors[row], scored, strict=True) if mask.any()]
+            first = jax.tree.map(lambda leaf: leaf[0], own)
+            levels = measure_noise(problems[i].coordinates, series, weights[row].max(axis=(0, 1)), first)
+            scale = np.array([n.scale for n in levels]) if noise == "achieved" else np.ones(len(levels))
+            modes = make_modes(batch.layouts[row], points[row], own, scale, np.random.default_rng(seed))
+            posteriors[i] = Posterior(problems[i].model, problems[i].start, batch.layouts[row], modes, levels)
+    return [posteriors[i] for i in range(len(problems))]
+
+
+def _sorted_starts(result: CalibrationResult, layout: Layout) -> np.ndarray:
+    """``(starts, P)`` by cost; those without a finite one are replaced by the best."""
+    if result.layout != layout:
+        raise InputError("the result belongs to another problem: their free parameters or bounds differ")
+    finite = np.isfinite(result.costs)
+    if not finite.any():
+        raise InputError("no start of this calibration has a finite cost, so it has no posterior; calibrate again")
+    order = np.argsort(np.where(finite, result.costs, np.inf))
+    return result.all_z[np.where(finite[order], order, order[0])]
+
+
+@functools.lru_cache(maxsize=8)
+def _expansions(layout: Layout, penalties: Penalties) -> Any:
+    """Jitted: stacked subjects and their starts ``(N, starts, P)`` to the parts of the cost ``(N, starts, K + 1)`` and
+    the moment errors at the first start ``(N, S, T, K)``.
+    """
+
+    def of_one(model: NmsModel, data: Data, start: NmsParams, points: jax.Array) -> Any:
+        parts = jax.vmap(functools.partial(expand, layout, penalties, model, data, start))(points)
+        predicted = predict(model, params_at(layout, start, points[0]), data.train.replay)
+        return parts, predicted.moments - data.train.measured
+
+    return jax.jit(jax.vmap(of_one), compiler_options=fast_compilation())
+
+
+def expand(
+    layout: Layout, penalties: Penalties, model: NmsModel, data: Data, start: NmsParams, z: jax.Array
+) -> Quadratic:
+    """The cost at ``z (P,)`` and its first-order model, apart by where they come from: leading axis ``(K + 1,)``, each
+    joint's moments first, everything else last. Traced.
+    """
+    objective = make_objective(layout, penalties)
+    train = data.train
+    joints = train.weight.shape[-1]
+    only = jnp.concatenate([jnp.eye(joints, dtype=z.dtype), jnp.zeros((1, joints), z.dtype)])
+
+    def part(mask: jax.Array) -> Quadratic:
+        masked = dataclasses.replace(train, weight=train.weight * jnp.broadcast_to(mask, train.weight.shape))
+        return objective.quadratic(model, dataclasses.replace(data, train=masked), start, z)
+
+    parts = jax.vmap(part)(only)
+    return jax.tree.map(lambda x: jnp.concatenate([x[:-1] - x[-1:], x[-1:]]), parts)
+
+
+def measure_noise(
+    coordinates: Sequence[str], errors: Sequence[np.ndarray], weight: np.ndarray, at: Quadratic
+) -> tuple[Noise, ...]:
+    """Size and independence of the moment errors at a solution.
+
+    Args:
+        coordinates: K names.
+        errors: of each segment ``(T, K)`` N·m, counted samples only.
+        weight: (K,) 1/(N·m), square root of what one squared error counts in the cost.
+        at: from ``expand`` at the solution, leading axis ``(K + 1,)``.
+    """
+    covariance = np.linalg.inv(at.matrix.sum(axis=0))
+    levels = []
+    for k, coordinate in enumerate(coordinates):
+        series = [e[:, k] for e in errors]
+        samples = sum(len(s) for s in series)
+        variance = sum(float(s @ s) for s in series) / samples
+        independent = samples / correlation_time(series)
+        taken = min(float(np.sum(covariance * at.matrix[k])), MOST_TAKEN * independent)
+        variance *= independent / (independent - taken)
+        scale = variance * float(weight[k]) ** 2 * samples / independent
+        levels.append(Noise(coordinate, float(np.sqrt(variance)), samples, independent, taken, scale))
+    return tuple(levels)
+
+
+def correlation_time(series: Sequence[np.ndarray]) -> float:
+    """Samples per independent sample, at least 1, of stretches of one process around zero.
+
+    One plus twice the sum of the autocorrelations up to the first negative sum of two neighbours (Geyer 1992,
+    10.1214/ss/1177011137, initial positive sequence).
+    """
+    power = sum(float(s @ s) for s in series)
+    if power == 0:
+        return 1.0
+    total, longest = -1.0, max(len(s) for s in series)
+    for lag in range(0, longest - 1, 2):
+        pair = sum(float(s[: len(s) - i] @ s[i:]) for s in series for i in (lag, lag + 1) if len(s) > i) / power
+        if pair <= 0:
+            break
+        total += 2.0 * pair
+    return max(total, 1.0)
+
+
+def make_modes(
+    layout: Layout, points: np.ndarray, parts: Any, scale: np.ndarray, rng: np.random.Generator
+) -> tuple[Mode, ...]:
+    """Distinct solutions, best first, with their share of the posterior's mass.
+
+    Args:
+        layout: of ``z``.
+        points: (N, P) where starts ended, lowest cost first.
+        parts: from ``expand`` at the points, leading axes ``(N, K + 1)``.
+        scale: (K,) of the joints' error variances.
+        rng: for the box probabilities.
+    """
+    share = np.append(1.0 / scale, 1.0)
+    cost = parts.cost @ share
+    gradient = np.einsum("nkp,k->np", parts.gradient, share)
+    data = np.einsum("nkpq,k->npq", parts.matrix[:, :-1], share[:-1])
+    other = parts.matrix[:, -1]
+    modes: list[Mode] = []
+    log_mass: list[float] = []
+    for i in np.argsort(cost, kind="stable"):
+        away = [points[i] - m.z for m in modes]
+        if any(d @ m.precision @ d < SAME_SOLUTION**2 for d, m in zip(away, modes, strict=True)):
+            continue
+        precision = data[i] + other[i]
+        step = -np.linalg.solve(precision, gradient[i])
+        mode = Mode(1.0, float(cost[i]), points[i], points[i] + step, data[i], other[i])
+        modes.append(mode)
+        inside = log_box_probability(mode.center, precision, layout.low, layout.high, rng)
+        log_mass.append(inside - cost[i] - 0.5 * gradient[i] @ step - 0.5 * np.linalg.slogdet(precision)[1])
+    mass = np.exp(np.array(log_mass) - max(log_mass))
+    return tuple(dataclasses.replace(m, weight=float(w)) for m, w in zip(modes, mass / mass.sum(), strict=True))
+
+
+# --- what follows from it -----------------------------------------------
+
+
+def sample(posterior: Posterior, n: int, seed: int = 0) -> np.ndarray:
+    """Independent draws ``(n, P)`` in ``z``, all inside the bounds; the same for the same seed.
+
+    Raises:
+        InputError: ``n`` below 1.
+    """
+    if n < 1:
+        raise InputError(f"n is {n}; draw at least 1")
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(n, [m.weight for m in posterior.modes])
+    low, high = posterior.layout.low, posterior.layout.high
+    drawn = [
+        sample_box(m.center, m.precision, low, high, int(count), rng)
+        for m, count in zip(posterior.modes, counts, strict=True)
+        if count
+    ]
+    return rng.permutation(np.concatenate(drawn))
+
+
+def params_batch(posterior: Posterior, draws: np.ndarray) -> NmsParams:
+    """People of the draws ``(n, P)``: parameters with a leading axis, NumPy float64, ready for ``vmap``."""
+    with jax.enable_x64(True):
+        people = _people(posterior.layout)(float64(posterior.start), jnp.asarray(draws))
+        return jax.tree.map(np.asarray, people)
+
+
+@functools.lru_cache(maxsize=8)
+def _people(layout: Layout) -> Any:
+    return jax.jit(jax.vmap(functools.partial(params_at, layout), in_axes=(None, 0)))
+
+
+def intervals(posterior: Posterior, draws: np.ndarray, level: float = 0.9) -> list[Interval]:
+    """Mean, standard deviation and central interval of every free entry, from draws ``(n, P)``."""
+    people, layout = params_batch(posterior, draws), posterior.layout
+    tails = (0.5 - 0.5 * level, 0.5 + 0.5 * level)
+    rows = []
+    for kind, index in layout.index.items():
+        values, start = getattr(people, kind), np.asarray(getattr(posterior.start, kind), float)
+        for j, name in enumerate(entries(posterior.model, kind)):
+            if index[j] == layout.size:
+                continue
+            low, high = np.quantile(values[:, j], tails)
+            prior_sd = layout.sd[index[j]] * (start[j] if layout.relative[kind] else 1.0)
+            column = values[:, j]
+            rows.append(
+                Interval(
+                    kind,
+                    name,
+                    KINDS[kind].unit,
+                    float(start[j]),
+                    float(prior_sd),
+                    float(column.mean()),
+                    float(column.std(ddof=1)) if len(column) > 1 else 0.0,
+                    float(low),
+                    float(high),
+                    level,
+                )
+            )
+    return rows
+
+
+def bands(
+    model: NmsModel,
+    people: NmsParams,
+    segments: Sequence[Segment],
+    *,
+    level: float = 0.9,
+    noise: Sequence[Noise] | None = None,
+    seed: int = 0,
+) -> list[Band]:
+    """Bands on the moments of stretches, fitted or unseen.
+
+    Args:
+        model: structure.
+        people: parameters with a leading axis ``(n, ...)``, from ``params_batch``.
+        segments: stretches to predict.
+        level: probability inside, at each sample.
+        noise: ``Posterior.noise``, for bands that measured moments should lie in; without it the bands hold what the
+            parameters leave open, and the model is taken to be right.
+        seed: of the noise.
+    """
+    tails = (0.5 - 0.5 * level, 0.5, 0.5 + 0.5 * level)
+    rng = np.random.default_rng(seed)
+    sd = {n.coordinate: n.sd for n in noise or ()}
+    result = []
+    for s in segments:
+        steps = len(s.time)
+        replay = padded(s.replay, PADDING * -(-steps // PADDING))
+        with jax.enable_x64(True):
+            moments = np.asarray(_moments(*float64((model, people, replay))))[:, :steps]
+        if noise is not None:
+            unknown = [c for c in s.coordinates if c not in sd]
+            if unknown:
+                raise InputError(f"{s.name}: no noise level of {listed(unknown)}; there are {listed(sd)}")
+            moments = moments + rng.standard_normal(moments.shape) * np.array([sd[c] for c in s.coordinates])
+        low, median, high = np.quantile(moments, tails, axis=0)
+        result.append(Band(s.name, level, s.coordinates, s.time, median, low, high, noise is not None))
+    return result
+
+
+@jax.jit
+def _moments(model: NmsModel, people: NmsParams, replay: Any) -> jax.Array:
+    return jax.vmap(lambda p: predict_moments(model, p, replay).moments)(people)
+
+
+# --- for the record ----------------------------------------
+
+
+def to_record(posterior: Posterior, draws: np.ndarray, *, level: float = 0.9) -> dict[str, Any]:
+    """Everything a subject file should keep, as plain JSON: noise, solutions, intervals, and the draws by kind.
+
+    ``samples[kind][i]`` is draw ``i`` in the order of ``names[kind]``; only kinds that were free.
+    """
+    people, kinds = params_batch(posterior, draws), tuple(posterior.layout.index)
+    return {
+        "level": level,
+        "noise": [asdict(n) for n in posterior.noise],
+        "solutions": [{"weight": m.weight, "cost": m.cost} for m in posterior.modes],
+        "intervals": [asdict(i) for i in intervals(posterior, draws, level)],
+        "names": {kind: list(entries(posterior.model, kind)) for kind in kinds},
+        "samples": {kind: np.asarray(getattr(people, kind)).tolist() for kind in kinds},
+    }
+
+
+def by_name(rows: Sequence[Interval]) -> Mapping[tuple[str, str], Interval]:
+    """Intervals by kind and name."""
+    return {(row.kind, row.name): row for row in rows}

@@ -1,0 +1,186 @@
+"""What is in a file, as tables to print: (title, header, rows of text)."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nms_gym.errors import InputError, listed
+from nms_gym.files.model_file import PARAMETERS, read_model_file
+from nms_gym.files.subject import Subject, load_subject
+from nms_gym.model.parameters import KINDS, entries
+from nms_gym.recording.osim import read_osim
+from nms_gym.recording.storage import Table, read_table
+from nms_gym.recording.trial import load_trial
+
+Listing = tuple[str, Sequence[str], list[list[str]]]
+
+
+def describe(file: Path) -> Iterable[Listing]:
+    """Tables about a file, by its suffix and content.
+
+    Raises:
+        InputError: no such file, or none of the kinds known here.
+    """
+    if not file.is_file():
+        raise InputError(f"{file}: no such file")
+    suffix = file.suffix.lower()
+    if suffix == ".osim":
+        return _osim(file)
+    if suffix in (".sto", ".mot", ".csv", ".txt"):
+        return [_columns(file.name, read_table(file))]
+    if suffix == ".npz":
+        return _npz(file)
+    if suffix == ".json":
+        return _json(file)
+    raise InputError(
+        f"{file}: cannot inspect a {suffix or 'file without suffix'}; use .osim .sto .mot .csv .npz or .json"
+    )
+
+
+def _osim(file: Path) -> list[Listing]:
+    model = read_osim(file)
+    coordinates = [
+        [c.name, c.motion, f"{c.range[0]:.4g}", f"{c.range[1]:.4g}", f"{c.default:.4g}", c.coupled_to or ""]
+        for c in model.coordinates
+    ]
+    muscles = [
+        [
+            m.name,
+            m.class_name,
+            *(f"{getattr(m, k):.5g}" for k in PARAMETERS),
+            f"{m.tendon_slack_length / m.optimal_fiber_length:.2f}",
+            ", ".join(dict.fromkeys(p.body for p in m.points)),
+        ]
+        for m in model.muscles
+    ]
+    return [
+        (
+            f"{file.name}: {model.name}; coordinates (rad, m)",
+            ("name", "motion", "low", "high", "default", "follows"),
+            coordinates,
+        ),
+        (
+            f"{len(muscles)} muscles (SI units, rad)",
+            ("name", "class", *PARAMETERS, "slack/fiber", "bodies"),
+            muscles,
+        ),
+    ]
+
+
+def _columns(title: str, table: Table) -> Listing:
+    step = np.median(np.diff(table.time)) if len(table.time) > 1 else float("nan")
+    head = (
+        f"{title}: {len(table.time)} rows, {table.time[0]:g} to {table.time[-1]:g} s, step {step:.6g} s"
+        f"{', degrees' if table.in_degrees else ''}"
+    )
+    rows = [
+        [name, f"{x.min():.5g}", f"{x.mean():.5g}", f"{x.max():.5g}", "constant" if np.ptp(x) == 0 else ""]
+        for name, x in zip(table.labels, table.data.T, strict=True)
+    ]
+    return head, ("column", "min", "mean", "max", ""), rows
+
+
+def _npz(file: Path) -> list[Listing]:
+    """A trial, or the names of any other arrays, for ``[trials.arrays]`` of a study."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = [Path(n).stem for n in archive.namelist()]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"{file}: not a readable .npz file ({error}); copy or save it again") from error
+    if "format" in names:
+        return _trial(file)
+    rows = []
+    with np.load(file, allow_pickle=False) as arrays:
+        for name in names:
+            try:
+                value = arrays[name]
+            except (ValueError, zlib.error, zipfile.BadZipFile) as error:
+                raise InputError(f"{file}: array {name!r} cannot be read ({error})") from error
+            text = listed(value.ravel().tolist(), 6) if value.dtype.kind == "U" else ""
+            rows.append([name, str(value.dtype), " x ".join(map(str, value.shape)) or "scalar", text])
+    return [(f"{file.name}: arrays, no trial file", ("name", "type", "shape", "text"), rows)]
+
+
+def _trial(file: Path) -> list[Listing]:
+    t = load_trial(file)
+    label = f"{t.name}{' (synthetic)' if t.synthetic else ''}"
+    listings = [_columns(f"{label}: coordinates (rad, m)", Table(str(file), t.coordinates, t.time, t.q))]
+    if t.moments is not None:
+        listings.append(_columns("measured moments (N·m)", Table(str(file), t.moment_coordinates, t.time, t.moments)))
+    listings.append(_columns("EMG envelopes", Table(str(file), t.channels, t.emg_time, t.emg)))
+    if t.lengths is not None:
+        listings.append(_columns("musculotendon lengths (m)", Table(str(file), t.muscles, t.time, t.lengths)))
+    return listings
+
+
+def _json(file: Path) -> list[Listing]:
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file}: not a JSON file: {error}") from error
+    kind = document.get("format") if isinstance(document, dict) else None
+    if kind == "nms_gym.model":
+        model = read_model_file(file)
+        rows = [[m, *(f"{model.parameters[k][i]:.5g}" for k in PARAMETERS)] for i, m in enumerate(model.muscles)]
+        ranges = [
+            [c, f"{low:.4g}", f"{high:.4g}"]
+            for c, (low, high) in zip(model.coordinates, model.coordinate_range, strict=True)
+        ]
+        return [
+            (f"{model.name}: {model.source} ({model.licence})", ("coordinate", "low rad", "high rad"), ranges),
+            (f"{len(rows)} muscles (SI units, rad)", ("name", *PARAMETERS), rows),
+        ]
+    if kind == "nms_gym.metrics":
+        rows = document.get("rows")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise InputError(f"{file}: 'rows' is no list of tables; write the metrics again")
+        return [_scores(file.name, rows)]
+    if kind != "nms_gym.subject":
+        raise InputError(
+            f"{file}: format {kind!r}; can inspect 'nms_gym.subject', 'nms_gym.model' and 'nms_gym.metrics'"
+        )
+    return _subject(load_subject(file))
+
+
+def _subject(subject: Subject) -> list[Listing]:
+    start = subject.start or subject.params
+    rows = []
+    for which, kind in KINDS.items():
+        names = entries(subject.model, which)
+        before, after = (np.asarray(getattr(p, which), float) for p in (start, subject.params))
+        for name, a, b in zip(names, before, after, strict=True):
+            if a != b:
+                low, high = subject.bounds.get(which, {}).get(name, (float("nan"),) * 2)
+                near = min(b - low, high - b) < 1e-3 * (high - low)
+                rows.append([which, name, f"{a:.5g}", f"{b:.5g}", kind.unit, "at bound" if near else ""])
+    facts = [[k, str(v)] for k, v in subject.calibration.items() if not isinstance(v, dict | list)]
+    passive = ", ".join(subject.model.passive_muscles) or "none"
+    return [
+        (
+            f"{subject.name}{' (synthetic)' if subject.synthetic else ''}: {len(subject.model.muscles)} muscles, "
+            f"{len(subject.model.channels)} channels; passive: {passive}",
+            ("calibration", ""),
+            facts,
+        ),
+        _scores("validation", subject.metrics),
+        ("parameters that moved", ("kind", "name", "start", "calibrated", "unit", ""), rows),
+    ]
+
+
+def _scores(title: str, rows: Iterable[Mapping[str, Any]]) -> Listing:
+    """Rows of metrics; a number that a file lacks or has as null shows as "-"."""
+    names = ("split", "segment", "coordinate", "set")
+    cells = [[str(row.get(n, "")) for n in names] + [_digits(row, "rmse", 2), _digits(row, "r2", 3)] for row in rows]
+    return title, ("split", "windows", "joint", "parameters", "RMSE N·m", "R2"), cells
+
+
+def _digits(row: Mapping[str, Any], key: str, digits: int) -> str:
+    value = row.get(key)
+    return f"{value:.{digits}f}" if isinstance(value, int | float) else "-"

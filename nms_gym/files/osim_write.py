@@ -1,0 +1,219 @@
+"""Write calibrated muscle parameters into a copy of an OpenSim model: those numbers change, every other byte stays.
+
+The document is parsed twice: by defusedxml, which refuses what a model has no business to hold (entities), and by expat
+for the byte positions of the elements to be replaced. Writing the parsed tree back would lose the layout of the file
+and whatever a parser drops.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.parsers import expat
+
+import numpy as np
+
+from nms_gym.errors import InputError, listed, near
+from nms_gym.recording.osim import read_osim
+from nms_gym.recording.storage import atomic_path
+
+if TYPE_CHECKING:
+    from nms_gym.model.parameters import NmsParams
+    from nms_gym.model.structure import NmsModel
+
+# Our kinds of parameter as OpenSim spells them: Model/Muscle.cpp, constructProperties.
+_EVERY_MUSCLE: Mapping[str, str] = {
+    "max_isometric_force": "max_isometric_force",
+    "optimal_fiber_length": "optimal_fiber_length",
+    "tendon_slack_length": "tendon_slack_length",
+    "pennation_at_optimal": "pennation_angle_at_optimal",
+    "max_contraction_velocity": "max_contraction_velocity",
+}
+_OWN: Mapping[str, Mapping[str, str]] = {
+    # Actuators/DeGrooteFregly2016Muscle.h
+    "DeGrooteFregly2016Muscle": {
+        "fiber_damping": "fiber_damping",
+        "passive_fiber_strain_at_one_norm_force": "passive_fiber_strain_at_one_norm_force",
+        "tendon_strain_at_one_norm_force": "tendon_strain_at_one_norm_force",
+        "activation_time_constant": "activation_time_constant",
+        "deactivation_time_constant": "deactivation_time_constant",
+    },
+    # Actuators/Millard2012EquilibriumMuscle.h; its strains sit in curve objects with more parameters of their own.
+    "Millard2012EquilibriumMuscle": {
+        "fiber_damping": "fiber_damping",
+        "activation_time_constant": "activation_time_constant",
+        "deactivation_time_constant": "deactivation_time_constant",
+    },
+    # Actuators/Thelen2003Muscle.h
+    "Thelen2003Muscle": {
+        "passive_fiber_strain_at_one_norm_force": "FmaxMuscleStrain",
+        "tendon_strain_at_one_norm_force": "FmaxTendonStrain",
+        "activation_time_constant": "activation_time_constant",
+        "deactivation_time_constant": "deactivation_time_constant",
+    },
+}
+# A strain means the same only where the curve through it does.
+_FAMILY_OF_STRAINS: Mapping[str, str] = {"DeGrooteFregly2016Muscle": "DeGrooteFregly2016"}
+_POSITIVE = ("max_isometric_force", "optimal_fiber_length", "tendon_slack_length", "max_contraction_velocity")
+
+
+@dataclass(frozen=True)
+class OsimWriting:
+    """What ``write_osim`` did.
+
+    Attributes:
+        changed: muscle -> {our kind: value} whose number in the file is new.
+        left_out: muscle -> kinds that its OpenSim class has no property for.
+    """
+
+    changed: Mapping[str, Mapping[str, float]]
+    left_out: Mapping[str, tuple[str, ...]]
+
+
+def osim_values(model: NmsModel, params: NmsParams) -> dict[str, dict[str, float]]:
+    """Muscle -> {kind: value} of everything in ``params`` that some OpenSim muscle has a property for.
+
+    Strains are left out unless the curves are De Groote and Fregly's, activation time constants unless the activation
+    is first-order: elsewhere the numbers mean something else.
+    """
+    kinds = [*_EVERY_MUSCLE, "fiber_damping"]
+    if model.settings.curves.name in _FAMILY_OF_STRAINS.values():
+        kinds += ["passive_fiber_strain_at_one_norm_force", "tendon_strain_at_one_norm_force"]
+    if model.settings.activation == "first_order":
+        kinds += ["activation_time_constant", "deactivation_time_constant"]
+    columns = {kind: np.asarray(getattr(params, kind), float) for kind in kinds}
+    return {m: {kind: float(column[i]) for kind, column in columns.items()} for i, m in enumerate(model.muscles)}
+
+
+def write_osim(
+    path: str | os.PathLike[str], original: str | os.PathLike[str], values: Mapping[str, Mapping[str, float]]
+) -> OsimWriting:
+    """Write a copy of an OpenSim model with other muscle parameters.
+
+    A property that a muscle leaves to its default is added to it. Numbers are written so that reading gives them back
+    exactly; a number that is the file's already stays as it is spelled. Muscles are matched by name; those that
+    ``values`` does not name stay as they are.
+
+    Args:
+        path: of the new ``.osim``; replaced in one go, and only when everything is in order.
+        original: the ``.osim`` to copy.
+        values: muscle -> {kind: value} in the names and units of ``NmsParams``, such as ``osim_values`` gives. Strains
+            are written to De Groote-Fregly and Thelen muscles as given: they mean different curves.
+
+    Raises:
+        InputError: the original cannot be read; a muscle is not in it; a value is not finite or not positive.
+    """
+    source = str(original)
+    model = read_osim(source)
+    classes = {muscle.name: muscle.class_name for muscle in model.muscles}
+    strange = [name for name in values if name not in classes]
+    if strange:
+        raise InputError(f"{source}: no muscle {listed(strange)}; {near(strange[0], classes)}")
+    data = Path(source).read_bytes()
+    if b"\0" in data:
+        raise InputError(f"{source}: only UTF-8 and other encodings of single bytes can be copied; save it as UTF-8")
+    places = _places(data, classes)
+    edits: list[tuple[int, int, bytes]] = []
+    changed: dict[str, dict[str, float]] = {}
+    left_out: dict[str, tuple[str, ...]] = {}
+    for name, wanted in values.items():
+        tags = {**_EVERY_MUSCLE, **_OWN.get(classes[name], {})}
+        left_out[name] = tuple(kind for kind in wanted if kind not in tags)
+        for kind, value in wanted.items():
+            if not math.isfinite(value) or (kind in _POSITIVE and value <= 0):
+                raise InputError(f"{path}: {kind} of {name!r} is {value:g}; expected a finite, positive number")
+            if kind not in tags:
+                continue
+            text, place = repr(float(value)), places[name]
+            element = f"<{tags[kind]}>{text}</{tags[kind]}>".encode()
+            if tags[kind] in place.empty:
+                edits.append((*place.empty[tags[kind]], element))
+            elif tags[kind] not in place.properties:
+                edits.append((place.end, place.end, element + b"\n"))
+            elif _same(data[slice(*place.properties[tags[kind]])], value):
+                continue
+            else:
+                edits.append((*place.properties[tags[kind]], text.encode()))
+            changed.setdefault(name, {})[kind] = float(value)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(_edited(data, edits))
+        read_osim(temporary)
+    return OsimWriting(changed, {name: kinds for name, kinds in left_out.items() if kinds})
+
+
+@dataclass
+class _Place:
+    """Where one muscle's numbers are."""
+
+    properties: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """property -> first byte of its text, and the byte after"""
+    empty: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """the same of whole elements without an end tag"""
+    end: int = 0
+    """where the muscle's end tag begins"""
+
+
+def _places(data: bytes, classes: Mapping[str, str]) -> dict[str, _Place]:
+    """Byte positions of the direct properties of every muscle in the model's force set."""
+    places: dict[str, _Place] = {}
+    stack: list[tuple[str, int]] = []
+    inside: list[str] = []  # the muscle that the parser is in, at most one
+    parser = expat.ParserCreate()
+
+    def content(start: int) -> int:
+        # An attribute may hold '>', so quotes are stepped over.
+        quote = b""
+        for i in range(start, len(data)):
+            character = data[i : i + 1]
+            if quote:
+                quote = b"" if character == quote else quote
+            elif character in (b'"', b"'"):
+                quote = character
+            elif character == b">":
+                return i + 1
+        return len(data)
+
+    def begin(tag: str, attributes: Mapping[str, str]) -> None:
+        parents = [name for name, _ in stack]
+        name = attributes.get("name", "")
+        if parents[-3:] == ["Model", "ForceSet", "objects"] and classes.get(name) == tag:
+            inside.append(name)
+            places[name] = _Place()
+        stack.append((tag, parser.CurrentByteIndex))
+
+    def finish(tag: str) -> None:
+        _, start = stack.pop()
+        end = parser.CurrentByteIndex
+        if not inside:
+            return
+        if [name for name, _ in stack[-2:]] == ["ForceSet", "objects"]:
+            places[inside.pop()].end = end
+        elif [name for name, _ in stack[-3:-1]] == ["ForceSet", "objects"]:
+            first = content(start)
+            if data[first - 2 : first] == b"/>":
+                places[inside[-1]].empty[tag] = (start, first)
+            else:
+                places[inside[-1]].properties[tag] = (first, end)
+
+    parser.StartElementHandler, parser.EndElementHandler = begin, finish
+    parser.Parse(data, True)
+    return places
+
+
+def _same(text: bytes, value: float) -> bool:
+    try:
+        return float(text) == float(value)
+    except ValueError:
+        return False
+
+
+def _edited(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
+    parts, at = [], 0
+    for start, end, text in sorted(edits, key=lambda edit: edit[0]):
+        parts += [data[at:start], text]
+        at = end
+    return b"".join([*parts, data[at:]])

@@ -1,0 +1,1 @@
+"""Pages made from the code itself: the reference of the muscle model, and one page per environment."""

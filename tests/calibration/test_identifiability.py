@@ -1,0 +1,122 @@
+"""What the data tell apart: hand-made posteriors with known answers, and a person with a trade-off by construction."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from calibration.cohort import fit_cohort
+from calibration.problem import Free, Penalties, make_layout
+from calibration.synthetic import make_person
+from calibration.uncertainty.identifiability import identifiability
+from calibration.uncertainty.posterior import Mode, Posterior, laplace
+from nms_gym._assets import asset_path
+from nms_gym.files.model_file import read_model_file
+from nms_gym.model.parameters import make_params
+from nms_gym.model.structure import NmsModel, Settings
+
+ARM = read_model_file(asset_path("arm/model.json"))
+CHANNELS = ("triceps", "biceps", "brachialis")
+WEIGHTS = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1]], float)
+MODEL = NmsModel(ARM.muscles, ARM.coordinates, CHANNELS, Settings(tendon="rigid"), WEIGHTS, ARM.paths)
+# Without a curved activation a gain and a strength differ in passive forces and saturation only.
+START = make_params(MODEL, {**ARM.parameters, "shape_factor": 0.0})
+FREE = (
+    Free("max_isometric_force", (0.3, 3.0), 0.3, only=("BRA",)),
+    Free("emg_gain", (0.3, 3.0), 0.3, only=("triceps", "brachialis")),
+)
+MOTION = {"middle": (0.2, 1.1), "reach": (0.4, 0.6), "seconds": 1.5}
+
+
+@pytest.fixture(scope="module")
+def person():
+    return make_person(MODEL, START, FREE, seed=1, penalties=Penalties(moment_tolerance=0.1), **MOTION)
+
+
+@pytest.fixture(scope="module")
+def result(person):
+    return fit_cohort([person.problem], precision="float64")[0]
+
+
+def made(person, data, z=(0.0, 0.0, 0.0)):
+    """A posterior with this precision from the data, and the prior's identity."""
+    layout = make_layout(person.problem)
+    assert layout.names == ("max_isometric_force:BRA", "emg_gain:triceps", "emg_gain:brachialis")
+    mode = Mode(1.0, 0.0, np.array(z), np.array(z), np.array(data, float), np.eye(3))
+    return Posterior(MODEL, START, layout, (mode,), ())
+
+
+def test_data_that_see_only_a_sum(person):
+    """Data on strength + gain with precision 99 in each: the sum is known, the difference is the prior's."""
+    report = identifiability(made(person, [[99, 0, 99], [0, 3, 0], [99, 0, 99]]))
+    best, middle, worst = report.directions
+    assert best.eigenvalue == pytest.approx(198)
+    assert middle.eigenvalue == pytest.approx(3)
+    assert worst.eigenvalue == pytest.approx(0, abs=1e-9)
+    assert worst.sd == pytest.approx(1)
+    assert report.worst == (worst,)
+    assert set(dict(worst.coefficients)) == {"max_isometric_force:BRA", "emg_gain:brachialis"}
+    assert sorted(dict(worst.coefficients).values()) == pytest.approx([-np.sqrt(0.5), np.sqrt(0.5)])
+    assert worst.text in (
+        "0.71 max_isometric_force:BRA - 0.71 emg_gain:brachialis",
+        "0.71 emg_gain:brachialis - 0.71 max_isometric_force:BRA",
+    )
+    assert middle.text == "1.00 emg_gain:triceps"
+    assert report.determined == 2
+    assert report.effective == pytest.approx(198 / 199 + 3 / 4)
+    # Half of each one's variance is the known sum's, half the unknown difference's.
+    informed = {k.name: k.informed for k in report.parameters}
+    assert informed["max_isometric_force:BRA"] == pytest.approx(1 - (1 + 1 / 199) / 2)
+    assert informed["emg_gain:triceps"] == pytest.approx(3 / 4)
+    (pair,) = report.pairs
+    assert {pair.first, pair.second} == {"max_isometric_force:BRA", "emg_gain:brachialis"}
+    assert pair.correlation == pytest.approx(-(1 - 1 / 199) / (1 + 1 / 199))
+
+
+def test_no_data_leave_everything_to_the_prior(person):
+    report = identifiability(made(person, np.zeros((3, 3))))
+    assert report.determined == 0
+    assert report.effective == 0
+    assert report.pairs == ()
+    assert [k.informed for k in report.parameters] == [0, 0, 0]
+    assert len(report.worst) == 3
+
+
+def test_bounds_are_named(person):
+    layout = make_layout(person.problem)
+    report = identifiability(made(person, np.eye(3), z=(layout.low[0], 0.0, layout.high[2])))
+    assert [k.at_bound for k in report.parameters] == ["lower", "", "upper"]
+    assert report.at_bounds == ("max_isometric_force:BRA", "emg_gain:brachialis")
+
+
+def test_rows_are_plain_json(person):
+    report = identifiability(made(person, [[99, 0, 99], [0, 3, 0], [99, 0, 99]]))
+    record = json.loads(json.dumps(report.to_record(), allow_nan=False))
+    assert [row["name"] for row in record["parameters"]] == list(make_layout(person.problem).names)
+    assert list(report.rows()[0]) == ["name", "informed", "sd", "estimate", "at_bound"]
+    assert record["directions"][0]["eigenvalue"] == pytest.approx(198)
+    assert record["pairs"][0]["correlation"] < -0.9
+
+
+def test_strength_and_gain_of_one_muscle_trade_off_in_a_person(person, result):
+    """Brachialis has a channel of its own: its strength and its gain make the same moments until it saturates."""
+    report = identifiability(laplace(person.problem, result))
+    assert report.pairs[0].correlation < -0.7
+    assert {report.pairs[0].first, report.pairs[0].second} == {"max_isometric_force:BRA", "emg_gain:brachialis"}
+    least = dict(report.directions[-1].coefficients)
+    assert set(least) == {"max_isometric_force:BRA", "emg_gain:brachialis"}
+    assert least["max_isometric_force:BRA"] * least["emg_gain:brachialis"] < 0
+    informed = {k.name: k.informed for k in report.parameters}
+    assert informed["emg_gain:triceps"] > informed["max_isometric_force:BRA"]
+
+
+def test_twice_the_data_are_twice_the_precision(person, result):
+    """The same recording twice: eigenvalues double, at the noise that the penalties assume."""
+    segments = person.problem.segments
+    twice = dataclasses.replace(person.problem, segments=segments + segments)
+    reports = [identifiability(laplace(problem, result, noise="assumed")) for problem in (person.problem, twice)]
+    once, double = ([d.eigenvalue for d in r.directions] for r in reports)
+    np.testing.assert_allclose(double, 2 * np.array(once), rtol=1e-6)

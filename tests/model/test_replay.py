@@ -1,0 +1,249 @@
+"""Windows of a recording on the model's grid: names, history, lead-in, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from nms_gym._assets import asset_path
+from nms_gym.errors import InputError
+from nms_gym.files.model_file import read_model_file
+from nms_gym.model.replay import make_segment, padded, replay_history
+from nms_gym.model.structure import NmsModel, Settings
+from nms_gym.recording.trial import Trial
+
+ARM = read_model_file(asset_path("arm/model.json"))
+SHOULDER, ELBOW = ARM.coordinates
+CHANNELS = ("TRI", "BIC")
+DT = 0.01
+MODEL = NmsModel(
+    muscles=ARM.muscles,
+    coordinates=ARM.coordinates,
+    channels=CHANNELS,
+    settings=Settings(max_delay=0.1),
+    channel_weights=np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 3),
+    paths=ARM.paths,
+)
+HISTORY = MODEL.settings.history_length(DT)
+
+
+def angles(t):
+    """Shoulder and elbow, and their derivatives, at times (T,)."""
+    q = np.column_stack([0.3 + 0.4 * np.sin(3 * t), 1.0 + 0.5 * np.sin(4 * t)])
+    return q, np.column_stack([1.2 * np.cos(3 * t), 2.0 * np.cos(4 * t)])
+
+
+def envelope(t):
+    """Two channels that are linear in time, so that interpolation is exact."""
+    return np.column_stack([0.2 + 0.05 * t, 0.9 - 0.07 * t])
+
+
+def recording(**changes):
+    """2 s at 100 Hz, moments of both joints, EMG at 200 Hz from 1 s before."""
+    time, emg_time = DT * np.arange(201) + 5.0, 0.005 * np.arange(620) + 4.0
+    q, qd = angles(time)
+    trial = Trial(
+        name="reach",
+        time=time,
+        coordinates=(SHOULDER, ELBOW),
+        q=q,
+        qd=qd,
+        channels=CHANNELS,
+        emg_time=emg_time,
+        emg=envelope(emg_time),
+        moment_coordinates=(SHOULDER, ELBOW),
+        moments=np.column_stack([np.sin(time), np.cos(time)]),
+    )
+    return dataclasses.replace(trial, **changes)
+
+
+def with_tables(trial):
+    """The same with made-up muscle tables that say where each number came from."""
+    t, m = len(trial.time), len(ARM.muscles)
+    lengths = 0.2 + 0.001 * np.arange(m) + 1e-5 * np.arange(t)[:, None]
+    arms = 0.01 * np.arange(1, 3)[None, :, None] + 0.001 * np.arange(m) + 1e-6 * np.arange(t)[:, None, None]
+    return dataclasses.replace(trial, muscles=ARM.muscles, lengths=lengths, velocities=-lengths, moment_arms=arms)
+
+
+def test_window_and_lead_in():
+    segment = make_segment(MODEL, recording(), start=5.5, stop=6.0, lead_in=0.2)
+    np.testing.assert_allclose(segment.time, 5.3 + DT * np.arange(71), atol=1e-12)
+    np.testing.assert_array_equal(segment.scored, segment.time > 5.499)
+    np.testing.assert_allclose(segment.measured, np.column_stack([np.sin(segment.time), np.cos(segment.time)]))
+    assert segment.coordinates == ARM.coordinates
+    assert segment.name == "reach 5.50-6.00 s"
+    assert float(segment.replay.dt) == pytest.approx(DT)
+    # No more lead-in than was recorded.
+    early = make_segment(MODEL, recording(), start=5.05, stop=5.5, lead_in=0.2)
+    assert early.time[0] == pytest.approx(5.0)
+    assert early.scored.sum() == 46
+    whole = make_segment(MODEL, recording(), lead_in=0.0)
+    assert len(whole.time) == 201
+    assert whole.scored.all()
+
+
+def test_history_reaches_back_before_the_motion():
+    """EMG recorded before the first sample of motion is used; before its own first sample, that is held."""
+    segment = make_segment(MODEL, recording())
+    times = segment.time[0] + DT * np.arange(1 - HISTORY, len(segment.time))
+    assert segment.replay.excitations.shape == (HISTORY - 1 + 201, 2)
+    np.testing.assert_allclose(segment.replay.excitations, envelope(times), rtol=0, atol=1e-12)
+    newest_first = replay_history(segment.replay)
+    np.testing.assert_allclose(newest_first, envelope(5.0 - DT * np.arange(HISTORY)), rtol=0, atol=1e-12)
+
+    trial = recording()
+    late = dataclasses.replace(trial, emg_time=trial.emg_time[190:], emg=trial.emg[190:])  # from 4.95 s
+    held = make_segment(MODEL, late).replay.excitations
+    np.testing.assert_allclose(held, envelope(np.maximum(times, 4.95)), rtol=0, atol=1e-12)
+
+
+def test_envelopes_between_samples_never_go_negative():
+    trial = recording()
+    spikes = np.zeros_like(trial.emg)
+    spikes[::7] = 1.0
+    excitations = make_segment(MODEL, dataclasses.replace(trial, emg=spikes), dt=0.003).replay.excitations
+    assert excitations.min() >= 0
+    assert excitations.max() < 1 + 1e-12
+
+
+def test_order_of_everything_in_the_file_is_irrelevant():
+    trial = with_tables(recording())
+    expected = make_segment(MODEL, trial)
+    flipped = dataclasses.replace(
+        trial,
+        channels=trial.channels[::-1],
+        emg=trial.emg[:, ::-1],
+        coordinates=trial.coordinates[::-1],
+        q=trial.q[:, ::-1],
+        qd=trial.qd[:, ::-1],
+        moment_coordinates=trial.moment_coordinates[::-1],
+        moments=trial.moments[:, ::-1],
+        muscles=trial.muscles[::-1],
+        lengths=trial.lengths[:, ::-1],
+        velocities=trial.velocities[:, ::-1],
+        moment_arms=trial.moment_arms[:, ::-1, ::-1],
+    )
+    bare = {"muscles": (), "lengths": None, "velocities": None, "moment_arms": None}
+    for ours, theirs in (
+        (make_segment(MODEL, flipped), expected),
+        (
+            make_segment(MODEL, dataclasses.replace(flipped, **bare)),
+            make_segment(MODEL, dataclasses.replace(trial, **bare)),
+        ),
+    ):
+        np.testing.assert_array_equal(ours.measured, theirs.measured)
+        for name in ("excitations", "lengths", "velocities", "moment_arms"):
+            np.testing.assert_array_equal(getattr(ours.replay, name), getattr(theirs.replay, name), err_msg=name)
+
+
+def test_tables_of_the_recording_win_over_paths():
+    trial = with_tables(recording())
+    segment = make_segment(MODEL, trial, coordinates=[ELBOW], start=5.5)
+    rows = slice(30, None)
+    np.testing.assert_array_equal(segment.replay.lengths, trial.lengths[rows])
+    np.testing.assert_array_equal(segment.replay.velocities, trial.velocities[rows])
+    np.testing.assert_array_equal(segment.replay.moment_arms, trial.moment_arms[rows, 1:])
+    assert segment.coordinates == (ELBOW,)
+    np.testing.assert_array_equal(segment.measured, trial.moments[rows, 1:])
+    without_paths = make_segment(dataclasses.replace(MODEL, paths=None), trial, start=5.5)
+    np.testing.assert_array_equal(without_paths.replay.lengths, trial.lengths[rows])
+
+
+def test_paths_give_lengths_velocities_and_moment_arms():
+    """Velocities and moment arms against differences of the lengths."""
+    segment = make_segment(MODEL, recording())
+    lengths = segment.replay.lengths
+    assert lengths.dtype == np.float64
+    assert np.all((lengths > 0.05) & (lengths < 0.6))
+    rate = np.gradient(lengths, DT, axis=0)[1:-1]
+    assert np.abs(rate - segment.replay.velocities[1:-1]).max() < 5e-3 * np.abs(rate).max()
+    _, qd = angles(segment.time)
+    np.testing.assert_allclose(
+        segment.replay.velocities, -np.einsum("tk,tkm->tm", qd, segment.replay.moment_arms), rtol=0, atol=1e-14
+    )
+    # Biceps flex the elbow, triceps extend it.
+    elbow = segment.replay.moment_arms[:, 1].mean(axis=0)
+    assert all((elbow[i] > 0) == (not name.startswith("TRI")) for i, name in enumerate(ARM.muscles))
+
+
+def test_moments_are_optional():
+    trial = recording(moments=None, moment_coordinates=())
+    segment = make_segment(MODEL, trial)
+    assert segment.measured is None
+    assert segment.coordinates == ARM.coordinates
+    partly = recording(moment_coordinates=(ELBOW,), moments=recording().moments[:, 1:])
+    assert make_segment(MODEL, partly).coordinates == (ELBOW,)
+
+
+def test_another_step():
+    segment = make_segment(MODEL, recording(), start=5.5, stop=6.0, lead_in=0.1, dt=0.005)
+    np.testing.assert_allclose(np.diff(segment.time), 0.005, rtol=1e-9)
+    np.testing.assert_allclose(segment.measured[:, 0], np.sin(segment.time), rtol=0, atol=1e-7)
+    assert len(segment.replay.excitations) == len(segment.time) + MODEL.settings.history_length(0.005) - 1
+    q, _ = angles(segment.time)
+    coarse = make_segment(MODEL, recording(), start=5.5, stop=6.0, lead_in=0.1)
+    np.testing.assert_allclose(segment.replay.lengths[::2], coarse.replay.lengths, rtol=0, atol=1e-9)
+    assert len(q) == len(segment.replay.lengths)
+
+
+def test_padding_repeats_the_last_sample():
+    replay = make_segment(MODEL, recording(), start=6.5).replay
+    longer = padded(replay, len(replay.lengths) + 7)
+    for name in ("excitations", "lengths", "velocities", "moment_arms"):
+        before, after = getattr(replay, name), getattr(longer, name)
+        np.testing.assert_array_equal(after[: len(before)], before)
+        np.testing.assert_array_equal(after[len(before) :], np.repeat(before[-1:], 7, axis=0))
+
+
+@pytest.mark.parametrize(
+    ("window", "message"),
+    [
+        ({"start": 6.0, "stop": 5.5}, r"'reach': window 6 to 5.5 s is empty or not inside .* 5 to 7 s"),
+        ({"start": 6.0, "stop": 6.0}, "window 6 to 6 s is empty"),
+        ({"start": 4.0, "stop": 6.0}, "window 4 to 6 s .* not inside"),
+        ({"start": 6.0, "stop": 9.0}, "window 6 to 9 s .* not inside"),
+        ({"start": 6.0, "stop": 6.03}, "holds 4 samples of 0.01 s; at least 5"),
+        ({"start": float("nan")}, "window nan to 7 s"),
+    ],
+)
+def test_bad_windows(window, message):
+    with pytest.raises(InputError, match=message):
+        make_segment(MODEL, recording(), **window)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: {"channels": ("TRI", "DELT")}, r"'reach': no EMG channel 'BIC'; it has 'TRI', 'DELT'"),
+        (lambda t: {"coordinates": (SHOULDER, "wrist")}, rf"kinematics lack '{ELBOW}'.* it has '{SHOULDER}', 'wrist'"),
+        (lambda t: {"q": np.degrees(t.q)}, r"trial 'reach': coordinate '.*' reaches"),
+        (lambda t: {"emg_time": t.emg_time[:400], "emg": t.emg[:400]}, r"EMG ends at 5.995 s, before the motion's 7 s"),
+    ],
+)
+def test_what_the_recording_lacks_is_named(change, message):
+    trial = recording()
+    with pytest.raises(InputError, match=message):
+        make_segment(MODEL, dataclasses.replace(trial, **change(trial)))
+
+
+def test_missing_muscle_is_named():
+    trial = with_tables(recording())
+    keep = [i for i, m in enumerate(ARM.muscles) if m != "BRA"]
+    fewer = dataclasses.replace(
+        trial,
+        muscles=tuple(ARM.muscles[i] for i in keep),
+        lengths=trial.lengths[:, keep],
+        velocities=trial.velocities[:, keep],
+        moment_arms=trial.moment_arms[:, :, keep],
+    )
+    with pytest.raises(InputError, match="'reach': its muscle analysis lacks 'BRA'; it has 'TRIlong'"):
+        make_segment(MODEL, fewer)
+
+
+def test_missing_coordinate_and_paths_are_named():
+    with pytest.raises(InputError, match=f"coordinates 'wrist' cannot be computed; the model has '{SHOULDER}'"):
+        make_segment(MODEL, recording(), coordinates=["wrist"])
+    with pytest.raises(InputError, match="has no muscle lengths and moment arms, and the model has no muscle paths"):
+        make_segment(dataclasses.replace(MODEL, paths=None), recording())
