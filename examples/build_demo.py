@@ -151,7 +151,9 @@ def true_person() -> tuple[NmsModel, object]:
     model = NmsModel(arm.muscles, arm.paths.coordinates, channels, Settings(), weights, arm.paths)  # type: ignore[arg-type]
     spread = {"max_isometric_force": 0.2, "optimal_fiber_length": 0.08, "tendon_slack_length": 0.03}
     changed = {
-        k: v * np.exp(spread.get(k, 0.0) * rng.standard_normal(len(arm.muscles))) for k, v in arm.parameters.items()
+        kind: np.array([values[m] for m in arm.muscles])
+        * np.exp(spread.get(kind, 0.0) * rng.standard_normal(len(arm.muscles)))
+        for kind, values in arm.parameters.items()
     }
     params = make_params(
         model,

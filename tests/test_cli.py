@@ -314,7 +314,7 @@ def test_fit_paths_writes_a_model_that_follows_the_direct_geometry(tmp_path):
     model = read_model_file(output)
     assert (model.coordinates, model.muscles) == ((joint,), (muscle,))
     assert model.paths is not None
-    assert model.parameters["max_isometric_force"][0] == read_osim(OSIM).muscle(muscle).max_isometric_force
+    assert model.parameters["max_isometric_force"][muscle] == read_osim(OSIM).muscle(muscle).max_isometric_force
     poses = np.radians([[-17.0], [3.0], [19.0]])
     lengths, arms = sample_paths(read_osim(OSIM), [muscle], [joint], poses)
     for q, length, arm in zip(poses, lengths, arms, strict=True):

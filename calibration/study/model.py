@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from calibration.study.keys import Folder, Keys, at, is_kind
 from nms_gym._assets import asset_path
 from nms_gym.anatomy import Multibody
@@ -32,7 +30,8 @@ class MuscleParameters:
 
     where: str
     muscles: tuple[str, ...]
-    values: Mapping[str, np.ndarray]
+    values: Mapping[str, Mapping[str, float]]
+    """parameter kind -> muscle -> value"""
     paths: PolynomialPaths | None
     skeleton: Multibody | None
     passive: tuple[str, ...]
@@ -72,7 +71,7 @@ def read_parameters(
             points = source.muscle_points
         elif path.suffix == ".osim":
             osim = read_osim(path)
-            values = {kind: np.array([getattr(osim.muscle(m), kind) for m in muscles]) for kind in PARAMETERS}
+            values = {kind: {m: getattr(osim.muscle(m), kind) for m in muscles} for kind in PARAMETERS}
             known = {c.name for c in osim.coordinates}
             if known.issuperset(coordinates):
                 skeleton = part(osim, coordinates)
@@ -88,7 +87,7 @@ def read_parameters(
     return MuscleParameters(str(path), muscles, values, paths, skeleton, passive, points)
 
 
-def _parameter_table(path: Path, muscles: Sequence[str], columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _parameter_table(path: Path, muscles: Sequence[str], columns: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Muscle parameters from a CSV with one row per muscle; ``columns`` says which column is which parameter."""
     wrong = [k for k in columns if k not in ("muscle", *PARAMETER_KINDS)]
     if wrong:
@@ -108,7 +107,7 @@ def _parameter_table(path: Path, muscles: Sequence[str], columns: Mapping[str, A
     if absent:
         raise InputError(f"no muscle {listed(absent)}; {near(absent[0], [m for m in table if m])}")
     return {
-        kind: np.array([_cell(table[m][column], column, m) for m in muscles])
+        kind: {m: _cell(table[m][column], column, m) for m in muscles}
         for kind, column in columns.items()
         if kind != "muscle"
     }

@@ -128,7 +128,7 @@ def _json(file: Path) -> list[Listing]:
     kind = document.get("format") if isinstance(document, dict) else None
     if kind == "nms_gym.model":
         model = read_model_file(file)
-        rows = [[m, *(f"{model.parameters[k][i]:.5g}" for k in PARAMETERS)] for i, m in enumerate(model.muscles)]
+        rows = [[m, *(f"{model.parameters[k][m]:.5g}" for k in PARAMETERS)] for m in model.muscles]
         ranges = [
             [c, f"{low:.4g}", f"{high:.4g}"]
             for c, (low, high) in zip(model.coordinates, model.coordinate_range, strict=True)

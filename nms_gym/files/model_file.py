@@ -51,7 +51,8 @@ class ModelFile:
         coordinates: D names.
         coordinate_range: (D, 2) rad, range of motion of the joints (the domain of ``paths`` may be narrower).
         muscles: M names.
-        parameters: name of each entry of ``PARAMETERS`` -> (M,).
+        parameters: name of each entry of ``PARAMETERS`` -> muscle -> value, as ``make_params`` takes them: a model with
+            its muscles in another order gets the right ones. For a model with fewer muscles, ``select`` those first.
         paths: polynomial surfaces over the same coordinates and muscles in the same order, or None.
         skeleton: bodies and joints for dynamics, from which ``make_skeleton`` builds; it may have more coordinates
             (a pelvis, toes). None when the file has none.
@@ -65,7 +66,7 @@ class ModelFile:
     coordinates: tuple[str, ...]
     coordinate_range: np.ndarray
     muscles: tuple[str, ...]
-    parameters: dict[str, np.ndarray]
+    parameters: Mapping[str, Mapping[str, float]]
     paths: PolynomialPaths | None
     skeleton: Multibody | None = None
     muscle_points: MusclePoints = field(default_factory=dict)
@@ -86,7 +87,8 @@ class ModelFile:
         """
         muscles = self.muscles if muscles is None else tuple(muscles)
         coordinates = self.coordinates if coordinates is None else tuple(coordinates)
-        rows = [_position(self.muscles, name, f"model {self.name!r}", "muscle") for name in muscles]
+        for name in muscles:
+            _position(self.muscles, name, f"model {self.name!r}", "muscle")
         columns = [_position(self.coordinates, name, f"model {self.name!r}", "coordinate") for name in coordinates]
         model = ModelFile(
             name=self.name,
@@ -96,7 +98,7 @@ class ModelFile:
             coordinates=coordinates,
             coordinate_range=np.asarray(self.coordinate_range)[columns],
             muscles=muscles,
-            parameters={name: np.asarray(values)[rows] for name, values in self.parameters.items()},
+            parameters={kind: {m: values[m] for m in muscles} for kind, values in self.parameters.items()},
             paths=None if self.paths is None else select_paths(self.paths, muscles, coordinates, held_at),
             skeleton=self.skeleton,
             muscle_points={name: self.muscle_points[name] for name in muscles if name in self.muscle_points},
@@ -141,7 +143,7 @@ def model_from_osim(
         coordinates=tuple(coordinates),
         coordinate_range=np.array([osim.coordinate(name).range for name in coordinates], dtype=float),
         muscles=tuple(muscles),
-        parameters={key: np.array([getattr(muscle, key) for muscle in found], dtype=float) for key in PARAMETERS},
+        parameters={key: {muscle.name: float(getattr(muscle, key)) for muscle in found} for key in PARAMETERS},
         paths=paths,
         skeleton=skeleton,
         muscle_points=points_from_osim(osim, muscles, [body.name for body in skeleton.bodies]),
@@ -175,12 +177,15 @@ def check_model(model: ModelFile, where: str) -> None:
             f"unknown: {listed(sorted(found - expected))}"
         )
     for parameter, unit in PARAMETERS.items():
-        values = np.asarray(model.parameters[parameter], dtype=float)
-        if values.shape != (len(model.muscles),):
+        values = model.parameters[parameter]
+        if set(values) != set(model.muscles):
             raise InputError(
-                f"{where}: {parameter} has shape {values.shape}, expected ({len(model.muscles)},), one per muscle"
+                f"{where}: {parameter} must have one value per muscle; missing: "
+                f"{listed(m for m in model.muscles if m not in values)}; no muscle of the model: "
+                f"{listed(m for m in values if m not in model.muscles)}"
             )
-        for muscle, value in zip(model.muscles, values, strict=True):
+        for muscle in model.muscles:
+            value = values[muscle]
             if parameter == "pennation_at_optimal":
                 good, allowed = 0 <= value < math.pi / 2, "from 0 to below pi/2"
             else:
@@ -251,8 +256,7 @@ def write_model_file(path: str | os.PathLike[str], model: ModelFile) -> None:
     """
     check_model(model, str(path))
     muscles = [
-        {"name": name, **{key: _short(model.parameters[key][i]) for key in PARAMETERS}}
-        for i, name in enumerate(model.muscles)
+        {"name": name, **{key: _short(model.parameters[key][name]) for key in PARAMETERS}} for name in model.muscles
     ]
     document: dict[str, Any] = {
         "format": FORMAT,
@@ -350,7 +354,8 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
             coordinate_range=np.array([entry["range"] for entry in document["coordinates"]], dtype=float),
             muscles=muscles,
             parameters={
-                key: np.array([entry[key] for entry in document["muscles"]], dtype=float) for key in PARAMETERS
+                key: {name: float(entry[key]) for name, entry in zip(muscles, document["muscles"], strict=True)}
+                for key in PARAMETERS
             },
             paths=paths_from_json(document["paths"], muscles, coordinates, where),
             skeleton=None if document.get("skeleton") is None else skeleton_from_json(document["skeleton"], where),

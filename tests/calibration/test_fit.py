@@ -73,7 +73,8 @@ def person():
     rng = np.random.default_rng(3)
 
     def off(kind, sd):
-        return ARM.parameters[kind] * np.exp(sd * rng.standard_normal(len(ARM.muscles)))
+        values = np.array([ARM.parameters[kind][m] for m in MODEL.muscles])
+        return values * np.exp(sd * rng.standard_normal(len(values)))
 
     truth = make_params(
         MODEL,
@@ -82,7 +83,8 @@ def person():
             "max_isometric_force": off("max_isometric_force", 0.15),
             "optimal_fiber_length": off("optimal_fiber_length", 0.08),
             "tendon_slack_length": off("tendon_slack_length", 0.03),
-            "pennation_at_optimal": 1.1 * ARM.parameters["pennation_at_optimal"],  # not among the free
+            # Not among the free.
+            "pennation_at_optimal": {m: 1.1 * v for m, v in ARM.parameters["pennation_at_optimal"].items()},
             "shape_factor": [-1.5, -1.2, -1.0, -1.2, -1.8, -0.8],
             "emg_gain": [0.6, 0.8, 0.6, 0.7],
             "electromechanical_delay": 0.06,

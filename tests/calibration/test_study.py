@@ -123,7 +123,7 @@ def test_a_study_is_read_as_written(tmp_path):
     assert study.fit_options["max_iterations"] == 6
     assert set(study.sources) == {"reach_1.npz", "reach_2.npz", "reach_3.npz"}
     arm = read_model_file(asset_path("arm/model.json"))
-    assert study.start.max_isometric_force[-1] == arm.parameters["max_isometric_force"][arm.muscles.index("BRA")]
+    assert study.start.max_isometric_force[-1] == arm.parameters["max_isometric_force"]["BRA"]
 
 
 def test_synergies_validation_and_passive_trials(tmp_path):
@@ -250,16 +250,16 @@ def test_start_values_penalties_and_settings_arrive(tmp_path):
 
 def test_parameters_from_a_csv_equal_those_of_the_model_file(tmp_path):
     arm = read_model_file(asset_path("arm/model.json"))
-    rows = ["name,F0,lopt,lts", *(f"{m},{arm.parameters['max_isometric_force'][i]!r},0.1,0.2"
-                                  for i, m in enumerate(arm.muscles))]  # fmt: skip
-    (tmp_path / "muscles.csv").write_text("\n".join(rows).replace("np.float64(", "").replace(")", ""))
+    rows = ["name,F0,lopt,lts", *(f"{m},{arm.parameters['max_isometric_force'][m]!r},0.1,0.2"
+                                  for m in arm.muscles)]  # fmt: skip
+    (tmp_path / "muscles.csv").write_text("\n".join(rows))
     columns = (
         'file = "muscles.csv"\npaths = "arm.json"\ncolumns = { muscle = "name", max_isometric_force = "F0", '
         'optimal_fiber_length = "lopt", tendon_slack_length = "lts" }'
     )
     (tmp_path / "arm.json").write_bytes(asset_path("arm/model.json").read_bytes())
     study = read_study(write_study(tmp_path, ('file = "asset:arm"', columns)))
-    expected = [arm.parameters["max_isometric_force"][arm.muscles.index(m)] for m in study.model.muscles]
+    expected = [arm.parameters["max_isometric_force"][m] for m in study.model.muscles]
     np.testing.assert_array_equal(study.start.max_isometric_force, expected)
     np.testing.assert_array_equal(study.start.optimal_fiber_length, np.full(6, 0.1))
 

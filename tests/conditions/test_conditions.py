@@ -423,8 +423,7 @@ def test_hamstring_to_quadriceps():
         channel_weights=np.eye(3),
         paths=paths,
     )
-    chosen = [leg_file.muscles.index(name) for name in names]
-    params = make_params(leg, {kind: np.asarray(value)[chosen] for kind, value in leg_file.parameters.items()})
+    params = make_params(leg, leg_file.select(names).parameters)
     pose = {"hip_flexion_r": 0.5, "knee_angle_r": 0.6}
     moved, tight = tendon_transfer(leg, donor="semiten_r", recipient="vaslat_r", pose=pose).prepare(leg, params)
     assert len(moved.paths.groups) == len(paths.groups) - 1

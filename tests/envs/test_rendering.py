@@ -39,13 +39,12 @@ SHOULDER = {"r_shoulder_elev": 0.3}
 
 
 def body_of(model, coordinates, held, **how):
-    strength = dict(zip(model.muscles, model.parameters["max_isometric_force"], strict=True))
     return Body(
         model.skeleton,
         tuple(coordinates),
         held=held,
         muscle_points=model.muscle_points,
-        strength=strength,
+        strength=model.parameters["max_isometric_force"],
         paths=model.paths,
         **how,
     )

@@ -14,6 +14,8 @@ from nms_gym._assets import asset_path
 from nms_gym._pytree import replace
 from nms_gym.errors import InputError
 from nms_gym.files.model_file import PARAMETERS, ModelFile, model_from_osim, read_model_file, write_model_file
+from nms_gym.model.parameters import make_params
+from nms_gym.model.structure import NmsModel, Settings
 from nms_gym.muscle.geometry import PolynomialPaths, SpanGroup, lengths_and_moment_arms
 from nms_gym.recording.osim import read_osim
 
@@ -36,11 +38,11 @@ def model():
         coordinate_range=np.array([[-1.5, 3.1], [0.0, 2.2]]),
         muscles=names,
         parameters={
-            "max_isometric_force": np.array([600.0, 900.0, 800.0]),
-            "optimal_fiber_length": np.array([0.12, 0.09, 0.13]),
-            "tendon_slack_length": np.array([0.27, 0.05, 0.14]),
-            "pennation_at_optimal": np.array([0.0, 0.1, 0.2]),
-            "max_contraction_velocity": np.array([10.0, 10.0, 12.0]),
+            "max_isometric_force": {"biceps": 600.0, "brachialis": 900.0, "triceps": 800.0},
+            "optimal_fiber_length": {"biceps": 0.12, "brachialis": 0.09, "triceps": 0.13},
+            "tendon_slack_length": {"biceps": 0.27, "brachialis": 0.05, "triceps": 0.14},
+            "pennation_at_optimal": {"biceps": 0.0, "brachialis": 0.1, "triceps": 0.2},
+            "max_contraction_velocity": {"biceps": 10.0, "brachialis": 10.0, "triceps": 12.0},
         },
         paths=PolynomialPaths(coefficients, domain, names, coordinates, groups),
     )
@@ -54,7 +56,7 @@ def test_round_trip(model, tmp_path):
         assert getattr(again, field) == getattr(model, field)
     np.testing.assert_allclose(again.coordinate_range, model.coordinate_range, rtol=1e-9)
     for name in PARAMETERS:
-        np.testing.assert_allclose(again.parameters[name], model.parameters[name], rtol=1e-9)
+        assert again.parameters[name] == pytest.approx(model.parameters[name], rel=1e-9)
     assert again.paths is not None
     assert again.paths.groups == model.paths.groups
     q = np.array([0.4, 1.1])
@@ -81,7 +83,7 @@ def test_the_file_goes_by_names(model, tmp_path):
     again = read_model_file(_write(tmp_path, document))
     assert again.paths is not None
     assert again.muscles == ("triceps", "brachialis", "biceps")
-    np.testing.assert_array_equal(again.parameters["max_isometric_force"], [800, 900, 600])
+    assert again.parameters == model.parameters
     q = np.array([0.4, 1.1])
     length, arm = lengths_and_moment_arms(again.paths, q)
     expected_length, expected_arm = lengths_and_moment_arms(model.paths, q)
@@ -98,7 +100,7 @@ def test_select(model):
     part = model.select(("triceps", "biceps"), ("elbow",), {"shoulder": 0.5})
     assert part.muscles == ("triceps", "biceps")
     assert part.coordinates == ("elbow",)
-    np.testing.assert_array_equal(part.parameters["tendon_slack_length"], [0.14, 0.27])
+    assert part.parameters["tendon_slack_length"] == {"triceps": 0.14, "biceps": 0.27}
     np.testing.assert_array_equal(part.coordinate_range, [[0.0, 2.2]])
     length, arm = lengths_and_moment_arms(part.paths, np.array([1.2]))
     whole_length, whole_arm = lengths_and_moment_arms(model.paths, np.array([0.5, 1.2]))
@@ -114,9 +116,8 @@ def test_select(model):
 
 def _parameter(name, value):
     def change(model):
-        values = model.parameters[name].copy()
-        values[1] = value
-        return dataclasses.replace(model, parameters=model.parameters | {name: values})
+        values = {**model.parameters[name], "brachialis": value}
+        return dataclasses.replace(model, parameters={**model.parameters, name: values})
 
     return change
 
@@ -139,13 +140,18 @@ def _coefficient(index, value):
         (_parameter("pennation_at_optimal", 20.0), "'brachialis': pennation_at_optimal is 20 rad; .* below pi/2"),
         (_coefficient(2, np.inf), "path of muscle 'brachialis' has coefficients that are not finite"),
         (_coefficient(0, -0.2), "path of muscle 'brachialis' is -0.2 m long"),
-        (lambda m: dataclasses.replace(m, muscles=("a", "b", "c")), "only in the model: 'a', 'b', 'c'"),
+        (
+            lambda m: dataclasses.replace(m, muscles=("a", "biceps", "triceps")),
+            "max_isometric_force must have one value per muscle; missing: 'a'; no muscle of the model: 'brachialis'",
+        ),
+        (lambda m: dataclasses.replace(m, muscles=m.muscles[::-1]), "the muscles of the model in the same order"),
+        (lambda m: dataclasses.replace(m, paths=replace(m.paths, muscles=("a", "b", "c"))), "the paths: 'a', 'b', 'c'"),
         (lambda m: dataclasses.replace(m, coordinates=("shoulder", "wrist")), "only in the paths: 'elbow'"),
         (lambda m: dataclasses.replace(m, coordinate_range=np.array([[0, 1], [2, 1]])), "'elbow' is 2 to 1 rad"),
         (lambda m: dataclasses.replace(m, coordinate_range=np.zeros((3, 2))), r"shape \(3, 2\)"),
         (lambda m: dataclasses.replace(m, muscles=()), "no muscles"),
         (
-            lambda m: dataclasses.replace(m, parameters={"mass": np.ones(3)}),
+            lambda m: dataclasses.replace(m, parameters={"mass": {}}),
             "missing: 'max_contraction.*unknown: 'mass'",
         ),
         (
@@ -228,7 +234,8 @@ def test_shipped_parameters_are_the_published_ones(data, asset, truth, count):
     assert len(model.muscles) == count
     order = [muscles.index(name) for name in model.muscles]
     for name in PARAMETERS:
-        np.testing.assert_allclose(model.parameters[name], reference[f"param_{name}"][order], rtol=1e-8, atol=1e-12)
+        values = [model.parameters[name][muscle] for muscle in model.muscles]
+        np.testing.assert_allclose(values, reference[f"param_{name}"][order], rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("asset", ["arm", "right_leg"])
@@ -246,7 +253,7 @@ def test_shipped_models_carry_their_licence_and_stay_small(asset):
 def test_model_from_an_opensim_file(data):
     osim = read_osim(data("arm26_elbow") / "original" / "arm26.osim")
     model = model_from_osim(osim, ("BRA", "TRIlat"), ("r_elbow_flex",))
-    np.testing.assert_array_equal(model.parameters["max_isometric_force"], [987.26, 624.3])
+    assert model.parameters["max_isometric_force"] == {"BRA": 987.26, "TRIlat": 624.3}
     np.testing.assert_allclose(model.coordinate_range, [[0.0, 2.26892803]])
     assert "Holzbaur" in model.citation
     assert model.paths is None
@@ -289,3 +296,36 @@ def test_shipped_skeletons_are_rebuilt_from_the_published_models(data, tmp_path,
     arguments = ["--data", str(folder), "--out", str(tmp_path), "--only", name, "--skeleton-only"]
     assert build_assets.main(arguments) == 0
     assert (tmp_path / name / "model.json").read_text() == shipped
+
+
+# ------------------------------------------------------------------------------------------- values by name
+
+
+def _model_of(muscles):
+    return NmsModel(
+        muscles=tuple(muscles),
+        coordinates=(),
+        channels=tuple(muscles),
+        settings=Settings(),
+        channel_weights=np.eye(len(muscles)),
+    )
+
+
+def test_a_model_in_another_order_gets_the_right_values(model):
+    """A study orders muscles by channel; the file's order says nothing about that."""
+    params = make_params(_model_of(("triceps", "biceps", "brachialis")), model.parameters)
+    np.testing.assert_array_equal(params.max_isometric_force, [800.0, 600.0, 900.0])
+    np.testing.assert_array_equal(params.pennation_at_optimal, [0.2, 0.0, 0.1])
+
+
+def test_a_model_with_fewer_muscles_takes_a_selection(model):
+    few = _model_of(("triceps", "biceps"))
+    params = make_params(few, model.select(("biceps", "triceps")).parameters)
+    np.testing.assert_array_equal(params.tendon_slack_length, [0.14, 0.27])
+    with pytest.raises(InputError, match=r"max_isometric_force: no entry 'brachialis'.*'triceps', 'biceps'"):
+        make_params(few, model.parameters)
+
+
+def test_a_model_with_a_muscle_that_the_file_lacks_is_refused(model):
+    with pytest.raises(InputError, match="max_isometric_force: missing 'anconeus'"):
+        make_params(_model_of((*model.muscles, "anconeus")), model.parameters)

@@ -14,11 +14,11 @@ from helpers import EXAMPLES
 from matplotlib import image
 
 from nms_gym import cli
-from nms_gym.pages import reference
 from nms_gym.excitation import activation
 from nms_gym.model.parameters import KINDS
 from nms_gym.muscle import derived, metabolics
 from nms_gym.muscle.families import FAMILIES
+from nms_gym.pages import reference
 
 SHIPPED = EXAMPLES / "reference"
 
