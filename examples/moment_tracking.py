@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 import nms_gym  # noqa: F401  registers the environments
-from nms_gym.envs.task import rollout
+from nms_gym.envs.task import play_actions
 
 
 def play(env: gymnasium.Env, policy) -> float:
@@ -35,7 +35,7 @@ def best_actions(task, iterations: int) -> tuple[np.ndarray, list[float]]:
 
     @jax.jit
     def improve(logits, state):
-        loss, gradient = jax.value_and_grad(lambda x: -rollout(task, jax.nn.sigmoid(x))[0].sum())(logits)
+        loss, gradient = jax.value_and_grad(lambda x: -play_actions(task, jax.nn.sigmoid(x))[0].sum())(logits)
         updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(logits, updates), state, -loss
 

@@ -35,7 +35,7 @@ import numpy as np  # noqa: E402
 
 import nms_gym  # noqa: E402, F401  registers the environments
 from nms_gym.envs import make_task  # noqa: E402
-from nms_gym.envs.task import as_dtype, episode_key, rollout  # noqa: E402
+from nms_gym.envs.task import as_dtype, episode_key, play_actions  # noqa: E402
 
 SECONDS = 1.0
 PEERS = {"myosuite": "myosuite", "mujoco": "myosuite", "motornet": "motornet"}
@@ -95,7 +95,7 @@ def backward(name: str, batch: int, repetitions: int, **options: Any) -> dict[st
     steps = min(100, task.horizon)
     actions = jax.random.uniform(jax.random.key(1), (batch, steps, len(low)), minval=low, maxval=high)
     keys = jax.vmap(episode_key)(jnp.arange(batch, dtype=jnp.uint32))
-    gradient = jax.jit(jax.grad(lambda u: jnp.sum(jax.vmap(lambda u, k: rollout(task, u, k)[0])(u, keys))))
+    gradient = jax.jit(jax.grad(lambda u: jnp.sum(jax.vmap(lambda u, k: play_actions(task, u, k)[0])(u, keys))))
     return timed(lambda: jax.block_until_ready(gradient(actions)), batch * steps, repetitions)
 
 

@@ -33,9 +33,9 @@ from nms_gym.envs.task import (
     bounds_of,
     closeness,
     draw_index,
-    frozen_bounds,
+    equal_bounds,
+    indices_of,
     observe,
-    places,
 )
 from nms_gym.model.forward import muscle_activation
 from nms_gym.model.rollout import Surroundings
@@ -109,7 +109,7 @@ class Follow:
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """[-1, 1] for a device, else [0, 1] or [-1, 1]."""
-        return frozen_bounds(float(self.lowest_action), 1.0, len(self.action_names))
+        return equal_bounds(float(self.lowest_action), 1.0, len(self.action_names))
 
     @property
     def drive(self) -> dict[str, str]:
@@ -209,8 +209,8 @@ class Follow:
     def baseline(self, observation: Array) -> Array:
         """A spring from the joint to its target a little later, by motor, muscles or electrodes."""
         n, names = len(self.limb.coordinates), self.observation_names
-        speed = observation[places(names, "speed")] * SPEED_UNIT
-        ahead = observation[places(names, "error")][-n:]
+        speed = observation[indices_of(names, "speed")] * SPEED_UNIT
+        ahead = observation[indices_of(names, "error")][-n:]
         moment = spring(ahead, speed, self.stiffness, self.damping)
         if self.device is not None:
             return jnp.clip(moment / self.device.max_torque, -1.0, 1.0)

@@ -35,9 +35,9 @@ from nms_gym.envs.task import (
     bounds_of,
     checked_flag,
     draw_index,
-    frozen_bounds,
+    equal_bounds,
+    indices_of,
     observe,
-    places,
 )
 from nms_gym.errors import InputError, listed, near
 from nms_gym.files.subject import Subject, resolve_trial
@@ -136,7 +136,7 @@ class MomentTracking:
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """[0, 1] or [-1, 1]."""
-        return frozen_bounds(float(self.lowest_action), 1.0, len(self.action_names))
+        return equal_bounds(float(self.lowest_action), 1.0, len(self.action_names))
 
     @property
     def drive(self) -> dict[str, str]:
@@ -229,8 +229,8 @@ class MomentTracking:
     def baseline(self, observation: Array) -> Array:
         """Muscles that lack in the last moment, in proportion to what is missing now."""
         names, joints = self.observation_names, len(self.coordinates)
-        target = observation[places(names, "target")][:joints]
-        missing = (target - observation[places(names, "moment")]) * self.scale
+        target = observation[indices_of(names, "target")][:joints]
+        missing = (target - observation[indices_of(names, "moment")]) * self.scale
         asked = excitations_for(self.strength, missing)
         asked = jnp.concatenate([asked, jnp.zeros(len(self.commanded), asked.dtype)])
         return self.lowest_action + (1.0 - self.lowest_action) * asked

@@ -24,7 +24,7 @@ LARGE = 4096
 
 
 @dataclass(frozen=True)
-class Layout:
+class StepLayout:
     """Where everything a step returns stands in one flat array, which is one transfer instead of a dozen."""
 
     size: int
@@ -36,7 +36,7 @@ class Layout:
     """name -> place, shape and kind of number: "f", "i" or "b\""""
 
     @staticmethod
-    def of(task: Task) -> Layout:
+    def of(task: Task) -> StepLayout:
         """The layout that ``packed`` produces for a task."""
         out: Step = jax.eval_shape(lambda task: task.reset(episode_key(0))[1], task)
         position = out.observation.size + 3
@@ -45,7 +45,7 @@ class Layout:
             places[key] = (slice(position, position + value.size), value.shape, np.dtype(value.dtype).kind)
             position += value.size
         n = out.observation.size
-        return Layout(position, slice(0, n), n, n + 1, n + 2, places)
+        return StepLayout(position, slice(0, n), n, n + 1, n + 2, places)
 
     def unpack_info(self, flat: np.ndarray) -> dict[str, Any]:
         """Info of one step from ``(size,)``, copied; numbers are Python's own."""
@@ -60,7 +60,7 @@ class Layout:
 
 
 def packed(out: Step) -> Array:
-    """One flat array, laid out as ``Layout`` says."""
+    """One flat array, laid out as ``StepLayout`` says."""
     dtype = out.observation.dtype
     parts = [out.observation, out.reward, out.terminated, out.truncated, *(out.info[key] for key in sorted(out.info))]
     return jnp.concatenate([jnp.ravel(part).astype(dtype) for part in parts])
@@ -112,10 +112,10 @@ class Packing:
 
 
 @dataclass(frozen=True)
-class Programs:
+class SinglePrograms:
     """What a single environment runs. States are flat arrays; results are a state followed by what ``layout`` says."""
 
-    layout: Layout
+    layout: StepLayout
     state_size: int
     reset: Callable[[tuple[Array, ...], Any], Array]
     """(packed task, seed uint32) -> state and results"""
@@ -124,8 +124,8 @@ class Programs:
 
 
 @functools.lru_cache(maxsize=16)
-def single_programs(packing: Packing) -> Programs:
-    """Programs for tasks of one structure; environments of equal structure share what is compiled."""
+def single_programs(packing: Packing) -> SinglePrograms:
+    """What runs tasks of one structure; environments of equal structure share what is compiled."""
     task = packing.like()
     state = jax.eval_shape(lambda task: task.reset(episode_key(0))[0], task)
     states = Packing.of(state, large=1 << 62)
@@ -141,4 +141,4 @@ def single_programs(packing: Packing) -> Programs:
         state = states.unpack((state_and_action[:size],))
         return joined(*packing.unpack(parts).step(state, state_and_action[size:]))
 
-    return Programs(Layout.of(task), size, jax.jit(run_reset), jax.jit(run_step))
+    return SinglePrograms(StepLayout.of(task), size, jax.jit(run_reset), jax.jit(run_step))

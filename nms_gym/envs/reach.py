@@ -37,7 +37,7 @@ from nms_gym.envs.task import (
     checked_number,
     closeness,
     draw_index,
-    frozen_bounds,
+    equal_bounds,
     observe,
     steps_of,
     uniform,
@@ -101,7 +101,7 @@ class Reach:
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """[0, 1] or [-1, 1]."""
-        return frozen_bounds(float(self.lowest_action), 1.0, len(self.action_names))
+        return equal_bounds(float(self.lowest_action), 1.0, len(self.action_names))
 
     @property
     def drive(self) -> dict[str, str]:

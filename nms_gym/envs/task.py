@@ -2,7 +2,7 @@
 
 A task holds a person, a recording and the task's own numbers as leaves, so that all of them can be batched, drawn at
 random and differentiated. There is no class to inherit from: whatever has the members of ``Task`` serves every adapter
-(Gymnasium, vectorised Gymnasium, brax) and ``rollout``.
+(Gymnasium, vectorised Gymnasium, brax) and ``play_actions``.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def bounds_of(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def places(names: Sequence[str], group: str) -> np.ndarray:
+def indices_of(names: Sequence[str], group: str) -> np.ndarray:
     """Where the entries of a group stand in an observation."""
     return np.array([i for i, name in enumerate(names) if name.split(":")[0] == group], np.int32)
 
@@ -185,7 +185,7 @@ def draw_index(key: Array, count: int) -> Array:
 # --- playing ----------------------------------------------------------------
 
 
-def rollout(task: Task, actions: Array, key: Array | None = None) -> tuple[Array, dict[str, Array]]:
+def play_actions(task: Task, actions: Array, key: Array | None = None) -> tuple[Array, dict[str, Array]]:
     """Rewards ``(N,)``, 0 after the end, and infos, with a leading time axis, of an episode with actions ``(N, A)``.
 
     The sum of the rewards is the return; it can be differentiated with respect to ``actions`` and the leaves of
@@ -200,8 +200,8 @@ def rollout(task: Task, actions: Array, key: Array | None = None) -> tuple[Array
     return _played(task, state, first, actions, lambda action, _: action)
 
 
-def play(task: Task, policy: Any, key: Array, steps: int | None = None) -> tuple[Array, dict[str, Array]]:
-    """``rollout`` of a whole episode in which ``policy(observation) -> action`` acts."""
+def play_policy(task: Task, policy: Any, key: Array, steps: int | None = None) -> tuple[Array, dict[str, Array]]:
+    """``play_actions`` of a whole episode in which ``policy(observation) -> action`` acts."""
     state, first = task.reset(key)
     none = jnp.zeros((task.horizon if steps is None else steps, 0))
     return _played(task, state, first, none, lambda _, observation: policy(observation))
@@ -272,6 +272,6 @@ def steps_of(seconds: Any, dt: float, name: str = "seconds") -> int:
     return max(math.ceil(checked_number(seconds, name, dt, 3600.0, "s") / dt - 1e-9), 1)
 
 
-def frozen_bounds(low: float, high: float, count: int) -> tuple[np.ndarray, np.ndarray]:
+def equal_bounds(low: float, high: float, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The same bounds for every entry, float32."""
     return np.full(count, low, np.float32), np.full(count, high, np.float32)

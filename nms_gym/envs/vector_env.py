@@ -36,7 +36,7 @@ INFOS = ("scalars", "all")
 
 
 @dataclass(frozen=True)
-class Programs:
+class VectorPrograms:
     """Compiled for tasks of one structure; the task comes packed, for every argument costs a microsecond or two."""
 
     reset: Callable[[tuple[Array, ...], Any], tuple[Any, Step]]
@@ -48,8 +48,8 @@ class Programs:
 
 
 @functools.lru_cache(maxsize=16)
-def vector_programs(packing: Packing, info: str) -> Programs:
-    """Programs; environments of equal structure share what is compiled."""
+def vector_programs(packing: Packing, info: str) -> VectorPrograms:
+    """What runs tasks of one structure; environments of equal structure share what is compiled."""
 
     def shown(out: Step) -> Step:
         kept = {key: value for key, value in out.info.items() if info == "all" or value.ndim == 1}
@@ -69,7 +69,7 @@ def vector_programs(packing: Packing, info: str) -> Programs:
         states, out = jax.vmap(lambda state, action: task.step(state, jnp.clip(action, low, high)))(states, actions)
         return states, shown(out)
 
-    return Programs(jax.jit(start), jax.jit(restart, donate_argnums=1), jax.jit(step, donate_argnums=1))
+    return VectorPrograms(jax.jit(start), jax.jit(restart, donate_argnums=1), jax.jit(step, donate_argnums=1))
 
 
 class NmsVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):

@@ -17,7 +17,7 @@ from calibration.residuals import make_data, make_objective
 from nms_gym._assets import asset_path
 from nms_gym.envs.gymnasium_env import NmsEnv
 from nms_gym.envs.moment_tracking import make_task
-from nms_gym.envs.task import rollout
+from nms_gym.envs.task import play_actions
 from nms_gym.errors import InputError
 from nms_gym.excitation import activation as act
 from nms_gym.excitation.synergies import make_basis
@@ -476,7 +476,7 @@ def test_environment_reproduces_the_prediction(subject):
 
     replayed = make_task(subject, trial)
     assert replayed.action_names == ()
-    _, info = jax.jit(rollout)(replayed, jnp.zeros((steps, 0)))
+    _, info = jax.jit(play_actions)(replayed, jnp.zeros((steps, 0)))
     np.testing.assert_allclose(info["moments"], expected, rtol=0, atol=1e-9)
 
     task = make_task(subject, trial, synergies="action")
@@ -484,9 +484,9 @@ def test_environment_reproduces_the_prediction(subject):
     assert task.drive["BRA"] == "action by synergy: synergy_1, synergy_2"
     assert task.drive["BIClong"] == "recorded: BIC + action by synergy: synergy_1, synergy_2"
     commands = segment.replay.excitations[-steps:, 3:] / task.command_scale
-    _, info = jax.jit(rollout)(task, jnp.asarray(commands))
+    _, info = jax.jit(play_actions)(task, jnp.asarray(commands))
     np.testing.assert_allclose(info["moments"], expected, rtol=0, atol=1e-9)
-    _, silent = jax.jit(rollout)(task, jnp.zeros((steps, 2)))
+    _, silent = jax.jit(play_actions)(task, jnp.zeros((steps, 2)))
     assert np.abs(np.asarray(silent["moments"]) - expected).max() > 0.5
 
 
@@ -497,7 +497,7 @@ def test_gradient_of_the_return_with_respect_to_commands(subject):
 
     @jax.jit
     def value(actions):
-        return jnp.sum(rollout(task, actions)[0])
+        return jnp.sum(play_actions(task, actions)[0])
 
     slope = float(jnp.sum(jax.grad(value)(actions) * direction))
     step = 1e-5

@@ -14,7 +14,7 @@ import pytest
 
 import nms_gym  # noqa: F401  (registers the ids)
 from nms_gym._pytree import pytree, replace, static
-from nms_gym.envs.task import Step, episode_key, episode_seeds, rollout
+from nms_gym.envs.task import Step, episode_key, episode_seeds, play_actions
 from nms_gym.errors import InputError
 
 with warnings.catch_warnings():
@@ -173,7 +173,7 @@ def test_a_gradient_through_steps_is_that_of_the_task():
         return jnp.sum(played_with(env, env.reset(key), own).reward)
 
     def pure(own):
-        return jnp.sum(rollout(env.task, 0.5 * (own + 1.0), episode_key(5))[0])
+        return jnp.sum(play_actions(env.task, 0.5 * (own + 1.0), episode_key(5))[0])
 
     value, slope = jax.jit(jax.value_and_grad(total)).lower(own).compile(QUICK)(own)
     expected, expected_slope = jax.jit(jax.value_and_grad(pure)).lower(own).compile(QUICK)(own)

@@ -11,7 +11,7 @@ import pytest
 
 from nms_gym.envs import make_task
 from nms_gym.envs.device import make_actuator, make_stimulator
-from nms_gym.envs.task import as_dtype, rollout
+from nms_gym.envs.task import as_dtype, play_actions
 from nms_gym.errors import InputError
 from nms_gym.excitation import activation as act
 
@@ -216,7 +216,7 @@ def test_derivatives_of_the_stimulation():
 @pytest.fixture(scope="module")
 def tired():
     """Infos of constant stimulation of both electrodes, by fatigue rate."""
-    run = jax.jit(rollout, compiler_options=QUICK)
+    run = jax.jit(play_actions, compiler_options=QUICK)
     found = {}
     for rate in (1.0, 8.0, 40.0):
         task = as_dtype(make_task("FesElbow-v0", fatigue_rate=rate), jnp.float64)
@@ -242,7 +242,7 @@ def test_stimulated_muscle_tires_faster_with_the_rate(tired):
 def test_without_fatigue_stimulation_is_the_recruitment():
     task = as_dtype(make_task("FesElbow-v0", fatigue_rate=0), jnp.float64)
     actions = jnp.asarray(np.random.default_rng(0).uniform(0, 1, (60, 2)))
-    _, info = jax.jit(rollout, compiler_options=QUICK)(task, actions)
+    _, info = jax.jit(play_actions, compiler_options=QUICK)(task, actions)
     expected = act.saturate(jax.vmap(task.stimulator.recruited)(actions))
     np.testing.assert_allclose(info["excitation"], expected, rtol=0, atol=1e-12)
     drive = task.drive
@@ -254,7 +254,7 @@ def test_without_fatigue_stimulation_is_the_recruitment():
 
 def test_the_motor_of_a_task_moves_its_joint():
     task = as_dtype(make_task("ElbowAssist-v0", delay=0.02), jnp.float64)
-    run = jax.jit(rollout, compiler_options=QUICK)
+    run = jax.jit(play_actions, compiler_options=QUICK)
     up, still, down = (run(task, jnp.full((50, 1), a))[1] for a in (1.0, 0.0, -1.0))
     assert float(up["q"][-1, 0]) > float(still["q"][-1, 0]) + 0.1 > float(down["q"][-1, 0]) + 0.2
     torque = np.asarray(up["device_torque"])[:, 0]

@@ -9,7 +9,7 @@ import pytest
 
 from nms_gym._pytree import replace
 from nms_gym.envs import TASKS, make_task
-from nms_gym.envs.task import as_dtype, rollout
+from nms_gym.envs.task import as_dtype, play_actions
 from nms_gym.model.parameters import PARAMETER_KINDS
 
 QUICK = {"xla_backend_optimization_level": 0}
@@ -59,7 +59,7 @@ def measured(request):
             if hasattr(task, "limb")
             else replace(task, params=params)
         )
-        return rollout(changed, actions)[0].sum()
+        return play_actions(changed, actions)[0].sum()
 
     def direction(part):
         scale = {

@@ -14,7 +14,7 @@ from nms_gym.conditions import CONDITIONS
 from nms_gym.envs import TASKS, make_task
 from nms_gym.envs.gymnasium_env import NmsEnv
 from nms_gym.envs.person import right_leg
-from nms_gym.envs.task import as_dtype, episode_key, rollout
+from nms_gym.envs.task import as_dtype, episode_key, play_actions
 from nms_gym.errors import InputError
 from nms_gym.excitation.synergies import make_basis
 from nms_gym.files.posterior import save_people
@@ -31,13 +31,13 @@ def quick(function):
     return jax.jit(function, compiler_options=QUICK)
 
 
-play = quick(rollout)
+play = quick(play_actions)
 
 
 @quick
 def excitations(task, actions, key):
     """Excitations (T, M) only: what else a step computes is left out by the compiler where nothing feels it."""
-    return rollout(task, actions, key)[1]["excitation"]
+    return play_actions(task, actions, key)[1]["excitation"]
 
 
 def made(name, **options):
@@ -250,7 +250,7 @@ def test_noise_keeps_the_mean_and_changes_with_the_seed():
     np.testing.assert_allclose(np.log(found).std(axis=0), 0.3, rtol=0.06)
     assert len(np.unique(found[:, 0])) > 3990
     np.testing.assert_array_equal(found, emg(noisy, keys))
-    some = quick(lambda task, key: rollout(task, jnp.zeros((20, 1)), key)[1]["emg"])
+    some = quick(lambda task, key: play_actions(task, jnp.zeros((20, 1)), key)[1]["emg"])
     first, again, other = (np.asarray(some(noisy, episode_key(seed))) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).all()

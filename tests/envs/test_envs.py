@@ -21,7 +21,7 @@ from nms_gym.envs import register
 from nms_gym.envs.gymnasium_env import NmsEnv
 from nms_gym.envs.moment_tracking import make_task, with_action_channels, with_params
 from nms_gym.envs.packing import Packing
-from nms_gym.envs.task import rollout
+from nms_gym.envs.task import play_actions
 from nms_gym.envs.vector_env import NmsVectorEnv
 from nms_gym.errors import InputError
 from nms_gym.files.subject import Subject, save_subject
@@ -37,7 +37,7 @@ COORDINATES = ("elbow", "shoulder")
 CHANNELS = ("FLEX", "EXT")
 DT = 0.01
 
-run, predict = jax.jit(rollout), jax.jit(predict_moments)
+run, predict = jax.jit(play_actions), jax.jit(predict_moments)
 
 
 def make_paths() -> PolynomialPaths:
@@ -294,7 +294,7 @@ def test_gradients_of_the_return(tendon, activation):
     @jax.jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1))
     def differentiated(params, actions):
-        return rollout(with_params(task, params), actions)[0].sum()
+        return play_actions(with_params(task, params), actions)[0].sum()
 
     def total(params, actions):
         return differentiated(params, actions)[0]  # one program instead of two: compiling is what takes time
@@ -321,7 +321,7 @@ def test_gradients_of_the_return(tendon, activation):
 
 def test_gradient_ascent_improves_the_return():
     task = make_task(make_subject(tendon="rigid"), make_trial(tables=True), effort_weight=0.0)
-    value = jax.jit(jax.value_and_grad(lambda actions: rollout(task, actions)[0].sum()))
+    value = jax.jit(jax.value_and_grad(lambda actions: play_actions(task, actions)[0].sum()))
     actions = jnp.full((task.horizon, 2), 0.3)
     first, _ = value(actions)
     for _ in range(20):
