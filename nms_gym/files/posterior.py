@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nms_gym.errors import InputError, listed
+from nms_gym.files.subject import ADDED_KINDS
 from nms_gym.model.parameters import PARAMETER_KINDS, NmsParams, entries
 from nms_gym.model.structure import NmsModel
 from nms_gym.recording.storage import atomic_path
@@ -40,7 +41,11 @@ def load_people(path: str | os.PathLike[str], model: NmsModel) -> NmsParams:
     if found != (FORMAT, VERSION):
         raise InputError(f"{path}: format and version are {found}; this program reads {(FORMAT, VERSION)}")
     leaves: dict[str, Any] = {}
+    count = len(stored.get(PARAMETER_KINDS[0], ()))
     for kind in PARAMETER_KINDS:
+        if kind in ADDED_KINDS and kind not in stored:
+            leaves[kind] = np.full((count, len(entries(model, kind))), ADDED_KINDS[kind])
+            continue
         have = [str(n) for n in stored.get(f"names of {kind}", ())]
         missing = [n for n in entries(model, kind) if n not in have]
         if missing or kind not in stored:

@@ -34,6 +34,8 @@ from nms_gym.skeleton.files import skeleton_from_json, skeleton_to_json
 
 FORMAT = "nms_gym.subject"
 VERSION = 1
+ADDED_KINDS = {"minimum_activation": 0.0}
+"""kinds that older files lack, with the value that changes nothing"""
 
 LINE_WIDTH = 110
 
@@ -358,10 +360,14 @@ def load_subject(path: str | os.PathLike[str]) -> Subject:
         raise InputError(f"{where}: no parameter {listed(unknown)}; {near(unknown[0], PARAMETER_KINDS)}")
     # A kind without entries (weights of a subject without synergies) may be absent: files are older than the kind.
     kinds = {kind: entries(model, kind) for kind in PARAMETER_KINDS}
-    rows = {k: _rows(parameters, k, names, where) if names or k in parameters else {} for k, names in kinds.items()}
+    known = {k: names for k, names in kinds.items() if k in parameters or (names and k not in ADDED_KINDS)}
+    rows = {k: _rows(parameters, k, known[k], where) if k in known else {} for k in kinds}
     started = {"start" in row for by_name in rows.values() for row in by_name.values()}
     if started == {True, False}:
         raise InputError(f"{where}: some parameters have a start value and some have none; give all or none")
+    for kind in ADDED_KINDS.keys() - known.keys():
+        same = {key: ADDED_KINDS[kind] for key in ("value", "start") if key == "value" or started == {True}}
+        rows[kind] = dict.fromkeys(kinds[kind], same)
     metrics = _entry(record, "metrics", list, where)
     if not all(isinstance(row, dict) for row in metrics):
         raise InputError(f"{where}: metrics must be a list of tables; save the subject again")

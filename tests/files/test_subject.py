@@ -294,3 +294,18 @@ def test_names_and_paths_are_resolved(saved, tmp_path):
     if shipped:
         assert resolve_trial() == next(iter(shipped.values()))
         assert default_subject().synthetic
+
+
+def test_a_file_from_before_minimum_activation_is_a_person_without_one(tmp_path):
+    save_subject(tmp_path / "new.json", make_subject())
+    record = json.loads((tmp_path / "new.json").read_text(encoding="utf-8"))
+    del record["parameters"]["minimum_activation"]
+    (tmp_path / "old.json").write_text(json.dumps(record), encoding="utf-8")
+    old, new = load_subject(tmp_path / "old.json"), load_subject(tmp_path / "new.json")
+    np.testing.assert_array_equal(old.params.minimum_activation, np.zeros(len(MUSCLES)))
+    np.testing.assert_array_equal(old.params.shape_factor, new.params.shape_factor)
+    assert (old.start is None) == (new.start is None)
+    del record["parameters"]["shape_factor"]
+    (tmp_path / "old.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(InputError, match="'shape_factor' is missing"):
+        load_subject(tmp_path / "old.json")
