@@ -46,7 +46,7 @@ file = "asset:arm"
 passive_muscles = ["BRA"]        # it has no channel
 
 [emg]
-kind = "raw"                     # 1 kHz; high-pass 30 Hz, rectify, low-pass 6 Hz, normalise to the session's maximum
+kind = "raw"                     # 1 kHz; high-pass 30 Hz, rectify, low-pass 6 Hz, normalise to the training maximum
 baseline = 0.02
 
 [channels]

@@ -373,7 +373,7 @@ def bad_study(folder: Path, old: str, new: str) -> Path:
         ("train = true", "train = [[1.0, 1.0]]", "window 1 to 1 s is empty.*choose start < stop"),
         ('"asset:arm"', '"${NMS_GYM_NOWHERE}/m.osim"', "NMS_GYM_NOWHERE is not set; set it"),
         ("[solver]", "[start]\noptimal_fiber_length = -0.1\n[solver]", "of 'BIClong' is -0.1 m; allowed"),
-        ("train = true", "held_out = true", "study 'short': nothing to calibrate on"),
+        ("train = true", "held_out = true", "no trial has a training window"),
         ("emg_gain = {}", "emg_gian = {}", "unknown parameter 'emg_gian'; did you mean 'emg_gain'"),
     ],
 )

@@ -107,17 +107,25 @@ def write_report(
     return target / "report.html"
 
 
-def write_metrics(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_metrics(path: str | Path, rows: Iterable[Mapping[str, Any]], *, emg_reference: str | None = None) -> None:
     """Write metrics rows (from ``validation.tabulate``) as versioned JSON, replaced in one step.
 
     What is not a finite number becomes null.
+
+    Args:
+        path: of the file.
+        rows: of metrics.
+        emg_reference: what counted as full excitation, in words; left out where nobody says.
 
     Raises:
         InputError: the ending is not ``.json``, the folder is missing, or a row holds something JSON cannot.
     """
     if Path(path).suffix != ".json":
         raise InputError(f"{path}: metrics are saved as .json; give the name that ending")
-    record = {"format": METRICS_FORMAT, "version": METRICS_VERSION, "rows": [_plain(dict(row)) for row in rows]}
+    record: dict[str, Any] = {"format": METRICS_FORMAT, "version": METRICS_VERSION}
+    if emg_reference is not None:
+        record["emg_reference"] = emg_reference
+    record["rows"] = [_plain(dict(row)) for row in rows]
     try:
         text = json.dumps(record, allow_nan=False, ensure_ascii=False, indent=2)
     except (TypeError, ValueError) as error:
@@ -220,6 +228,8 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
         ("Held-out data", _amount(evidence, held_out=True) or "none exists"),
         ("Equations", f"{s.tendon} tendon, {_words(s.integrator)}, {_words(s.activation)} activation, {s.curves.name}"),
     ]
+    if evidence.subject.calibration.get("emg_reference"):
+        facts.append(("EMG reference", evidence.subject.calibration["emg_reference"]))
     if s.tendon == "mixed":
         facts.append(("Rigid tendons", ", ".join(model.rigid_tendons) or "none"))
     if result is not None:

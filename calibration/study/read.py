@@ -22,7 +22,7 @@ from calibration.problem import DEFAULT_FREE, Free, Penalties, Problem, default_
 from calibration.study.keys import Folder, Keys, at, from_table, names_of, numbers, read_toml, require_file_name
 from calibration.study.model import make_start, read_parameters
 from calibration.study.passive import passive_segments, read_passive
-from calibration.study.recordings import TrialReader, Window, cut_windows, make_envelopes, read_recipe
+from calibration.study.recordings import EmgReference, TrialReader, Window, cut_windows, make_envelopes, read_recipe
 from calibration.study.synergies import drive, expected, read_plan
 from calibration.study.validation import ValidationPlan, read_validation
 from nms_gym.anatomy import Multibody
@@ -55,7 +55,7 @@ class Study:
     groups: Mapping[str, tuple[str, ...]]
     penalties: Penalties
     fit_options: Mapping[str, Any]
-    emg_normalisation: Mapping[str, float]
+    emg_reference: EmgReference
     skeleton: Multibody | None
     muscle_points: MusclePoints
     """to draw the muscles; empty where the model has none"""
@@ -99,8 +99,9 @@ def read_study(
 
     Args:
         path: of the TOML file.
-        emg_reference: channel -> what counts as 1 where the study normalises to the session, instead of the largest
-            value of its own trials: a person's parameters suit the reference they were calibrated with.
+        emg_reference: channel -> what counts as 1 where the study normalises to its own recordings ("session",
+            "all_trials"), instead of their largest value: a person's parameters suit the reference they were
+            calibrated with.
         say: told what is going on, for files that take a while.
 
     Raises:
@@ -149,7 +150,10 @@ def read_study(
     model, start = make_start(files, coordinates, channels, settings, start_keys, say)
     _check_groups(groups, model.muscles + model.channels, f"{file} [groups]")
     recorded = [r.read_emg(channels.channels) for r in readers]
-    envelopes, references = make_envelopes(recorded, recipe, f"{file} [emg]", emg_reference)
+    envelopes, reference = make_envelopes(
+        recorded, recipe, f"{file} [emg]", train=[r.train for r in readers], known=emg_reference
+    )
+    say(f"EMG reference: {reference.kind}")
     trials: dict[str, Trial] = {}
     for reader, emg in zip(readers, envelopes, strict=True):
         say(f"reading trial {reader.name}")
@@ -179,7 +183,7 @@ def read_study(
         groups=groups,
         penalties=penalties,
         fit_options=options,
-        emg_normalisation=references,
+        emg_reference=reference,
         skeleton=files.skeleton,
         muscle_points=files.muscle_points,
         passive=tuple(s for p in passive for s in passive_segments(p, model, coordinates)),

@@ -19,6 +19,27 @@ from nms_gym.recording.muscle_analysis import read_muscle_analysis
 from nms_gym.recording.storage import Table, read_coordinates, read_moments, read_table
 from nms_gym.recording.trial import UNDERSHOOT, Trial, load_trial, make_trial
 
+NORMALISATIONS = {
+    "session": "largest value in the training windows",
+    "all_trials": "largest value in all trials, held-out ones included",
+    "trial": "largest value of each trial by itself",
+    "mvc": "maximum voluntary contraction",
+    "none": "none",
+}
+"""``[emg] normalise`` -> what counts as full excitation, in words"""
+SAVED_REFERENCE = "that of the saved person"
+"""the same where a person's own values are used in place of the recordings'"""
+
+
+@dataclass(frozen=True)
+class EmgReference:
+    """What became 1 in a study's envelopes."""
+
+    kind: str
+    """in words, see ``NORMALISATIONS``"""
+    values: Mapping[str, float]
+    """channel -> value in the recording's unit; empty where every trial has its own"""
+
 
 @dataclass(frozen=True)
 class EmgRecipe:
@@ -32,7 +53,7 @@ class EmgRecipe:
     zero_lag: bool = True
     notch: float | None = None
     normalise: str = "none"
-    """"trial", "session", "mvc" or "none"; a study's default is "session" for raw EMG and "none" for envelopes"""
+    """what becomes 1, one of ``NORMALISATIONS``; a study's default is "session" for raw EMG and "none" for envelopes"""
     mvc: Mapping[str, float] = field(default_factory=dict)
     """channel -> reference value, for normalise = "mvc" """
     baseline: float | None = None
@@ -62,8 +83,8 @@ def read_recipe(keys: Keys) -> EmgRecipe:
     keys.finish()
     if kind == "envelope" and given:
         raise InputError(f"{keys.where}: {listed(given)} filters raw EMG only, but kind is 'envelope'; remove it")
-    if recipe.normalise not in ("trial", "session", "mvc", "none"):
-        raise InputError(f"{keys.where}: normalise is {recipe.normalise!r}; use 'trial', 'session', 'mvc' or 'none'")
+    if recipe.normalise not in NORMALISATIONS:
+        raise InputError(f"{keys.where}: normalise is {recipe.normalise!r}; use one of {listed(NORMALISATIONS)}")
     if recipe.mvc and recipe.normalise != "mvc":
         raise InputError(f"{keys.where}: mvc is given, but normalise is {recipe.normalise!r}; use normalise = 'mvc'")
     for channel, value in recipe.mvc.items():
@@ -72,27 +93,69 @@ def read_recipe(keys: Keys) -> EmgRecipe:
     return recipe
 
 
+Times = Sequence[tuple[float, float]] | None
+"""windows of a trial, s; None for all of it"""
+
+
 def make_envelopes(
-    tables: Sequence[Table], recipe: EmgRecipe, where: str, known: Mapping[str, float] | None
-) -> tuple[list[Table], dict[str, float]]:
-    """Envelopes of all trials, normalised together where asked, and each channel's reference value."""
+    tables: Sequence[Table],
+    recipe: EmgRecipe,
+    where: str,
+    *,
+    train: Sequence[Times],
+    known: Mapping[str, float] | None = None,
+) -> tuple[list[Table], EmgReference]:
+    """Envelopes of all trials, normalised together where asked, and what they were divided by.
+
+    Args:
+        tables: EMG as recorded, one per trial.
+        recipe: how it becomes envelopes.
+        where: for messages.
+        train: training windows of each trial; "session" looks for its largest values in these alone, so that nothing
+            held out has a say in what the fit sees.
+        known: channel -> value to divide by instead of the largest one of these recordings.
+    """
     made = [_envelope(t, recipe) for t in tables]
     labels = made[0].labels
+    kind = NORMALISATIONS[recipe.normalise]
     if recipe.normalise == "none":
-        return made, dict.fromkeys(labels, 1.0)
+        return made, EmgReference(kind, dict.fromkeys(labels, 1.0))
     if recipe.normalise == "trial":
-        return [_scaled(t, t.data.max(axis=0)) for t in made], {}
+        return [_scaled(t, t.data.max(axis=0)) for t in made], EmgReference(kind, {})
     if recipe.normalise == "mvc" or known:
         given = recipe.mvc if recipe.normalise == "mvc" else dict(known or {})
+        kind = kind if recipe.normalise == "mvc" else SAVED_REFERENCE
         missing = [c for c in labels if c not in given]
         if missing:
             raise InputError(
                 f"{where}: no {recipe.normalise} reference of channel {listed(missing)}; there are {listed(given)}"
             )
-        reference = {c: float(given[c]) for c in labels}
+        values = np.array([float(given[c]) for c in labels])
     else:
-        reference = {c: max(float(t.data[:, i].max()) for t in made) for i, c in enumerate(labels)}
-    return [_scaled(t, np.array([reference[c] for c in labels])) for t in made], reference
+        seen = [t.data for t in made]
+        if recipe.normalise == "session":
+            seen = _in_windows(made, train)
+            if not seen:
+                raise InputError(
+                    f"{where}: normalise is 'session', but no trial has a training window to take the largest value "
+                    "from; add one, or use normalise = 'mvc' or 'all_trials'"
+                )
+        values = np.max([data.max(axis=0) for data in seen], axis=0)
+    return [_scaled(t, values, kind) for t in made], EmgReference(kind, dict(zip(labels, values.tolist(), strict=True)))
+
+
+def _in_windows(tables: Sequence[Table], train: Sequence[Times]) -> list[np.ndarray]:
+    """Samples inside the training windows of each trial that has some."""
+    found = []
+    for table, windows in zip(tables, train, strict=True):
+        if windows is None:
+            found.append(table.data)
+            continue
+        for start, stop in windows:
+            inside = table.data[(table.time >= start) & (table.time <= stop)]
+            # A window that is empty or outside the recording is reported with the trial, which knows what there is.
+            found.append(inside if start < stop and len(inside) else table.data)
+    return found
 
 
 def _envelope(table: Table, recipe: EmgRecipe) -> Table:
@@ -133,11 +196,11 @@ def _check_envelope(table: Table) -> None:
             )
 
 
-def _scaled(table: Table, reference: np.ndarray) -> Table:
+def _scaled(table: Table, reference: np.ndarray, kind: str = "largest value") -> Table:
     # Not "<= 0": a reference taken from a recording with a gap is not a number, and the gap is reported with the trial.
     dead = [c for c, v in zip(table.labels, reference, strict=True) if v <= 0]
     if dead:
-        raise InputError(f"{table.path}: EMG channel {listed(dead)} never rises above 0; leave it out")
+        raise InputError(f"{table.path}: EMG channel {listed(dead)} never rises above 0 ({kind}); leave it out")
     return dataclasses.replace(table, data=table.data / reference)
 
 

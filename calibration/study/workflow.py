@@ -125,6 +125,7 @@ def make_subject(
             "starts": len(result.costs),
             "at_bounds": list(result.at_bounds),
             "coordinates": list(study.train[0].coordinates),
+            "emg_reference": study.emg_reference.kind,
             "training_windows": [s.name for s in study.train],
             "held_out_windows": {name: [s.name for s in segments] for name, segments in study.held_out.items()},
             **extra,
@@ -132,7 +133,7 @@ def make_subject(
         posterior={} if analysis is None else by_kind(analysis.intervals),
         metrics=list(rows),
         sources=study.sources,
-        emg_normalisation=study.emg_normalisation,
+        emg_normalisation=study.emg_reference.values,
         skeleton=study.skeleton,
         muscle_points=study.muscle_points,
         synthetic=any(t.synthetic for t in study.trials.values()),
@@ -203,7 +204,7 @@ def write_results(folder: Path, study: Study, outcome: Outcome, *, report: bool 
     make_folder(folder / "trials")
     written = [folder / "subject.json", folder / "metrics.json"]
     save_subject(written[0], outcome.subject)
-    write_metrics(written[1], outcome.rows)
+    write_metrics(written[1], outcome.rows, emg_reference=study.emg_reference.kind)
     for name, trial in study.trials.items():
         written.append(folder / "trials" / f"{name}.npz")
         trial.save(written[-1])

@@ -193,21 +193,62 @@ def test_expected_prior_of_weights(tmp_path):
     assert (study.start.synergy_weight >= 0).all()
 
 
-def test_session_normalisation_spans_all_trials(tmp_path):
-    study = read_study(write_study(tmp_path))
-    largest = np.max([t.emg.max(axis=0) for t in study.trials.values()], axis=0)
+def test_session_normalisation_looks_only_at_the_training_windows(tmp_path):
+    plain = read_study(write_study(tmp_path))
+    whole, part = plain.trials["reach_1"], plain.trials["reach_2"]
+    trained = np.concatenate([whole.emg, part.emg[(part.emg_time >= 0.2) & (part.emg_time <= 0.7)]])
     # The motion ends before the EMG does, so a maximum may lie just outside what a trial keeps.
+    assert (trained.max(axis=0) <= 1 + 1e-12).all()
+    assert (trained.max(axis=0) > 0.9).all()
+    assert plain.emg_reference.kind == "largest value in the training windows"
+    # What is held out has no say: a held-out recording five times as strong changes nothing of the others.
+    louder = recording("reach_3")
+    np.savez(tmp_path / "reach_3.npz", **{**louder, "raw_emg": 5.0 * louder["raw_emg"]})
+    changed = read_study(tmp_path / "study.toml")
+    assert changed.emg_reference == plain.emg_reference
+    np.testing.assert_array_equal(changed.trials["reach_2"].emg, plain.trials["reach_2"].emg)
+    assert changed.trials["reach_3"].emg.max() > 3.0
+
+
+def test_a_held_out_window_has_no_say_either(tmp_path):
+    path = write_study(tmp_path, ("train = true", "held_out = true"))
+    trial = read_study(path).trials["reach_2"]
+    counted = trial.emg[(trial.emg_time >= 0.2) & (trial.emg_time <= 0.7)]
+    np.testing.assert_allclose(counted.max(axis=0), 1.0)
+    assert trial.emg.max() > 1.05
+
+
+def test_normalisation_to_all_trials_spans_what_is_held_out(tmp_path):
+    study = read_study(write_study(tmp_path, ('kind = "raw"', 'kind = "raw"\nnormalise = "all_trials"')))
+    largest = np.max([t.emg.max(axis=0) for t in study.trials.values()], axis=0)
     assert (largest <= 1 + 1e-12).all()
     assert (largest > 0.9).all()
+    assert "held-out ones included" in study.emg_reference.kind
+
+
+def test_normalisation_to_the_trial_takes_each_by_itself(tmp_path):
     own = read_study(write_study(tmp_path, ('kind = "raw"', 'kind = "raw"\nnormalise = "trial"')))
     for trial in own.trials.values():
         assert (trial.emg.max(axis=0) > 0.9).all()
 
 
+def test_a_session_without_training_windows_has_no_reference(tmp_path):
+    text = STUDY.replace("train = true", "held_out = true").replace("train = [[0.2, 0.7]]\n", "")
+    write_study(tmp_path)
+    (tmp_path / "study.toml").write_text(text, encoding="utf-8")
+    assert re.search(
+        r"\[emg\]: normalise is 'session'.*training window.*'mvc' or 'all_trials'", refusal(tmp_path / "study.toml")
+    )
+    # A saved person brings their own.
+    known = {"biceps": 0.3, "triceps_long": 0.4, "triceps_lateral": 0.5}
+    assert read_study(tmp_path / "study.toml", emg_reference=known).emg_reference.values == known
+
+
 def test_a_known_emg_reference_replaces_the_session_maximum(tmp_path):
     path = write_study(tmp_path)
     plain = read_study(path)
-    doubled = read_study(path, emg_reference={c: 2 * v for c, v in plain.emg_normalisation.items()})
+    doubled = read_study(path, emg_reference={c: 2 * v for c, v in plain.emg_reference.values.items()})
+    assert doubled.emg_reference.kind == "that of the saved person"
     for name, trial in plain.trials.items():
         np.testing.assert_allclose(doubled.trials[name].emg, trial.emg / 2, rtol=1e-12)
     with pytest.raises(InputError, match=r"study.toml \[emg\].*'triceps_long'"):
@@ -503,7 +544,11 @@ BAD_STUDIES = {
     ),
     "negative length": ("[solver]", "[start]\ntendon_slack_length = -1\n[solver]", "tendon_slack_length .* is -1 m"),
     "unknown EMG kind": ('kind = "raw"', 'kind = "rectified"', r"\[emg\]: kind is 'rectified'; use 'raw'"),
-    "unknown normalisation": ('kind = "raw"', 'kind = "raw"\nnormalise = "max"', "normalise is 'max'; use 'trial'"),
+    "unknown normalisation": (
+        'kind = "raw"',
+        'kind = "raw"\nnormalise = "max"',
+        "normalise is 'max'; use one of 'session'",
+    ),
     "filter of envelopes": ('kind = "raw"', 'kind = "envelope"\nlow_pass = 6', "'low_pass' filters raw EMG only"),
     "raw taken for envelopes": ('kind = "raw"', 'kind = "envelope"', "reach_1.*'biceps'.*unrectified"),
     "cut-off above Nyquist": ('kind = "raw"', 'kind = "raw"\nlow_pass = 600', "low_pass cut-off 600 Hz"),
@@ -552,7 +597,7 @@ def test_a_bad_study_is_refused_in_one_line(tmp_path, monkeypatch, case):
     path = write_study(tmp_path, (old, new))
     if expected is None:  # no training window at all
         path = write_study(tmp_path, (old, new), ("train = [[0.2, 0.7]]\n", ""))
-        expected = "nothing to calibrate on: no training window"
+        expected = "normalise is 'session', but no trial has a training window"
     message = refusal(path)
     assert re.search(expected, message), message
     assert "\n" not in message
