@@ -39,6 +39,8 @@ class ParameterKind:
     """whether a calibration fits it when nobody says"""
     needs: tuple[str, tuple[str, ...]] | None = None
     """(setting, its values) under which the kind has an effect; setting "synergies" is whether the model has any"""
+    files_may_lack: bool = False
+    """whether files of people from before the kind existed are read, at a default that changes nothing"""
     neutral: float | None = None
     """of a channel that carries an excitation itself rather than EMG: what leaves it as it is"""
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from nms_gym.errors import InputError, listed
-from nms_gym.files.subject import ADDED_KINDS
-from nms_gym.model.parameters import PARAMETER_KINDS, NmsParams, entries
+from nms_gym.model.parameters import KINDS, PARAMETER_KINDS, NmsParams, default_of, entries
 from nms_gym.model.structure import NmsModel
 from nms_gym.recording.storage import atomic_path
 
@@ -29,6 +28,8 @@ def save_people(path: str | os.PathLike[str], model: NmsModel, people: NmsParams
 def load_people(path: str | os.PathLike[str], model: NmsModel) -> NmsParams:
     """Read what ``save_people`` wrote, matched to the model's entries by name.
 
+    A file may be older than a kind of parameter, which then is at its default.
+
     Raises:
         InputError: not such a file, of another version, or an entry of the model is missing.
     """
@@ -43,8 +44,8 @@ def load_people(path: str | os.PathLike[str], model: NmsModel) -> NmsParams:
     leaves: dict[str, Any] = {}
     count = len(stored.get(PARAMETER_KINDS[0], ()))
     for kind in PARAMETER_KINDS:
-        if kind in ADDED_KINDS and kind not in stored:
-            leaves[kind] = np.full((count, len(entries(model, kind))), ADDED_KINDS[kind])
+        if KINDS[kind].files_may_lack and kind not in stored:
+            leaves[kind] = np.full((count, len(entries(model, kind))), default_of(model, kind))
             continue
         have = [str(n) for n in stored.get(f"names of {kind}", ())]
         missing = [n for n in entries(model, kind) if n not in have]

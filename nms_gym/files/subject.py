@@ -34,8 +34,6 @@ from nms_gym.skeleton.files import skeleton_from_json, skeleton_to_json
 
 FORMAT = "nms_gym.subject"
 VERSION = 1
-ADDED_KINDS = {"minimum_activation": 0.0}
-"""kinds that older files lack, with the value that changes nothing"""
 
 LINE_WIDTH = 110
 
@@ -262,10 +260,12 @@ def _parameter_record(subject: Subject) -> dict[str, Any]:
 
 def _checked(model: NmsModel, params: NmsParams, where: str) -> NmsParams:
     """The same as NumPy float64 leaves, once ``make_params`` has found nothing wrong with them."""
-    values = {kind: np.asarray(getattr(params, kind), dtype=np.float64) for kind in PARAMETER_KINDS}
+    return _made(model, {kind: np.asarray(getattr(params, kind), dtype=np.float64) for kind in PARAMETER_KINDS}, where)
+
+
+def _made(model: NmsModel, values: Mapping[str, Any], where: str) -> NmsParams:
     try:
-        with jax.enable_x64(True):
-            return jax.tree.map(np.asarray, make_params(model, values))
+        return make_params(model, values)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
 
@@ -358,16 +358,13 @@ def load_subject(path: str | os.PathLike[str]) -> Subject:
     unknown = [kind for kind in parameters if kind not in PARAMETER_KINDS]
     if unknown:
         raise InputError(f"{where}: no parameter {listed(unknown)}; {near(unknown[0], PARAMETER_KINDS)}")
-    # A kind without entries (weights of a subject without synergies) may be absent: files are older than the kind.
+    # A kind without entries (weights of a subject without synergies), or younger than the file, may be absent.
     kinds = {kind: entries(model, kind) for kind in PARAMETER_KINDS}
-    known = {k: names for k, names in kinds.items() if k in parameters or (names and k not in ADDED_KINDS)}
-    rows = {k: _rows(parameters, k, known[k], where) if k in known else {} for k in kinds}
+    expected = {k: names for k, names in kinds.items() if k in parameters or (names and not KINDS[k].files_may_lack)}
+    rows = {kind: _rows(parameters, kind, names, where) for kind, names in expected.items()}
     started = {"start" in row for by_name in rows.values() for row in by_name.values()}
     if started == {True, False}:
         raise InputError(f"{where}: some parameters have a start value and some have none; give all or none")
-    for kind in ADDED_KINDS.keys() - known.keys():
-        same = {key: ADDED_KINDS[kind] for key in ("value", "start") if key == "value" or started == {True}}
-        rows[kind] = dict.fromkeys(kinds[kind], same)
     metrics = _entry(record, "metrics", list, where)
     if not all(isinstance(row, dict) for row in metrics):
         raise InputError(f"{where}: metrics must be a list of tables; save the subject again")
@@ -565,11 +562,11 @@ def _rows(parameters: Mapping[str, Any], kind: str, names: tuple[str, ...], wher
 
 
 def _params(model: NmsModel, rows: Mapping[str, Mapping[str, Any]], key: str, where: str) -> NmsParams:
-    leaves: dict[str, Any] = {
-        kind: [_number(row[key], f"{where}: {key} of {kind} of {name!r}") for name, row in rows[kind].items()]
-        for kind in PARAMETER_KINDS
+    values = {
+        kind: {name: _number(row[key], f"{where}: {key} of {kind} of {name!r}") for name, row in by_name.items()}
+        for kind, by_name in rows.items()
     }
-    return _checked(model, NmsParams(**leaves), where)
+    return _made(model, values, where)
 
 
 def _collected(rows: Mapping[str, Mapping[str, Any]], key: str, where: str) -> dict[str, dict[str, Any]]:

@@ -96,6 +96,7 @@ class NmsParams(MuscleParams):
         bounds=(0.0, 0.1),
         prior_sd=0.02,
         relative=False,
+        files_may_lack=True,
     )
     """``(M,)``; activation of a muscle without excitation, 0 for none"""
     emg_gain: Array = parameter(
@@ -176,6 +177,11 @@ def entries(model: NmsModel, kind: str) -> tuple[str, ...]:
     return model.channels if axis == "channel" else model.muscles
 
 
+def default_of(model: NmsModel, kind: str) -> float | None:
+    """What a kind of parameter is where nobody says: its muscle family's default, else the table's; None for none."""
+    return model.settings.curves.defaults.get(kind, known_kind(kind).default)
+
+
 def has_effect(model: NmsModel, kind: str) -> bool:
     """Whether a kind of parameter does anything under the model's settings."""
     needs = known_kind(kind).needs
@@ -205,7 +211,7 @@ def make_params(model: NmsModel, values: Mapping[str, Any], dtype: Any = None) -
     leaves = {}
     for kind, known in KINDS.items():
         names = entries(model, kind)
-        default = model.settings.curves.defaults.get(kind, known.default)
+        default = default_of(model, kind)
         given = values.get(kind, default)
         if isinstance(given, Mapping):
             strange = set(given) - set(names)

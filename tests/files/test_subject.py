@@ -304,7 +304,8 @@ def test_a_file_from_before_minimum_activation_is_a_person_without_one(tmp_path)
     old, new = load_subject(tmp_path / "old.json"), load_subject(tmp_path / "new.json")
     np.testing.assert_array_equal(old.params.minimum_activation, np.zeros(len(MUSCLES)))
     np.testing.assert_array_equal(old.params.shape_factor, new.params.shape_factor)
-    assert (old.start is None) == (new.start is None)
+    assert old.start is not None
+    np.testing.assert_array_equal(old.start.minimum_activation, np.zeros(len(MUSCLES)))
     del record["parameters"]["shape_factor"]
     (tmp_path / "old.json").write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(InputError, match="'shape_factor' is missing"):
