@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from calibration.fit import CalibrationResult, Status, starting_points
+from calibration.fitting import CalibrationResult, Status, starting_points
 from calibration.problem import Layout, Penalties, Problem, params_at
 from calibration.residuals import make_objective
 from calibration.solvers.batch import Batch, Precision, Solved, make_advance, make_batches, solve

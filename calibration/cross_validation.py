@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from calibration.fit import starting_points
+from calibration.fitting import starting_points
 from calibration.problem import Layout, Penalties, Problem, params_at
 from calibration.residuals import Data, Quadratic, make_objective, predict
 from calibration.solvers.batch import Precision, cast, fast_compilation, make_advance, make_batches, solve

@@ -249,7 +249,7 @@ def calibrate_ceinms(
         subject: the uncalibrated one.
         excitations: the excitation generator.
         model: "ceinms" fits CEINMS's own model to its own objective; "nms_gym" fits ours with the same curves, ranges
-            and groups (``ceinms_problem``, ``calibration.fit.fit``).
+            and groups (``ceinms_problem``, ``calibration.fitting.fit``).
         starts: solutions sought side by side; the best wins.
         seed: of the starts. None: the first is the subject itself and the others are drawn around it.
         iterations: of the model per start; by default 240 with a stiff tendon, 145 with an elastic one, and what
@@ -283,7 +283,7 @@ def calibrate_ceinms(
         problem = ceinms_problem(calibration, subject, excitations, recordings, step=i, penalties=penalties)
         layout, dt = make_layout(problem), _emg_step(recordings)
         if model == "nms_gym":
-            from calibration.fit import fit  # its optimisers take longer to import than CEINMS's files to calibrate
+            from calibration.fitting import fit  # its optimisers take longer to import than CEINMS's files to calibrate
 
             found = fit(problem, starts=starts, seed=seed or 0, max_iterations=iterations)
             params, z, all_z, costs, history = found.params, found.z, found.all_z, found.costs, found.history

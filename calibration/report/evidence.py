@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from calibration.fit import CalibrationResult
+from calibration.fitting import CalibrationResult
 from calibration.problem import DEFAULT_FREE
 from calibration.validation import Metrics, compare, predict_segment
 from nms_gym.errors import InputError

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from calibration.fit import Status
+from calibration.fitting import Status
 from calibration.report.evidence import Evidence, Score
 from calibration.report.names import joint_name, number, percent, plural, share, some
 from nms_gym.model.parameters import KINDS

@@ -22,7 +22,7 @@ import numpy as np
 
 from calibration.cross_validation import CrossValidation
 from calibration.excitations.synergies import Synergies
-from calibration.fit import CalibrationResult
+from calibration.fitting import CalibrationResult
 from calibration.report.analysis import analysis_tables, band_pictures, synergy_table, validation_tables
 from calibration.report.evidence import Evidence, Fitted, collect
 from calibration.report.figures import Picture, draw

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from calibration.excitations.synergies import Synergies
-from calibration.fit import SOLVERS
+from calibration.fitting import SOLVERS
 from calibration.problem import DEFAULT_FREE, Free, Penalties, Problem, default_free
 from calibration.study.keys import Folder, Keys, at, from_table, names_of, numbers, read_toml, require_file_name
 from calibration.study.model import make_start, read_parameters

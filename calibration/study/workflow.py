@@ -13,7 +13,7 @@ import numpy as np
 
 from calibration.cross_validation import CrossValidation, cross_validate, with_prior_strength
 from calibration.excitations.assisted import Assistance, assist
-from calibration.fit import CalibrationResult, Progress, Status, fit, polished
+from calibration.fitting import CalibrationResult, Progress, Status, fit, polished
 from calibration.study.keys import at
 from calibration.study.read import Say, Study, require_file_name
 from calibration.uncertainty.analysis import Analysis, analyse

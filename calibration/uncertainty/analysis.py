@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from calibration.excitations.synergies import without_residuals
-from calibration.fit import CalibrationResult, cost_by_block
+from calibration.fitting import CalibrationResult, cost_by_block
 from calibration.study.read import Study
 from calibration.uncertainty.identifiability import Identifiability, identifiability
 from calibration.uncertainty.posterior import Band, Interval, Posterior, bands, intervals, laplace, params_batch, sample

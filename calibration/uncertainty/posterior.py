@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calibration.fit import CalibrationResult
+from calibration.fitting import CalibrationResult
 from calibration.problem import Layout, Penalties, Problem, params_at
 from calibration.residuals import Data, Quadratic, make_objective, predict
 from calibration.solvers.batch import Precision, cast, fast_compilation, make_batches

@@ -123,7 +123,7 @@ def moment_rows(people: list[Any], results: list[Any], posteriors: list[Any], dr
 
 def elbow() -> list[dict[str, Any]]:
     """Two trials fitted, the third predicted, with bands."""
-    from calibration.fit import fit
+    from calibration.fitting import fit
     from calibration.study.read import read_study
     from calibration.uncertainty.posterior import bands, laplace, params_batch, sample
     from calibration.validation import tabulate
@@ -154,7 +154,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     options = common.arguments(__doc__).parse_args()
-    from calibration.fit import Status
+    from calibration.fitting import Status
     from calibration.uncertainty.posterior import laplace_cohort, sample
 
     began = time.perf_counter()

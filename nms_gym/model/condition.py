@@ -5,7 +5,8 @@
     state, excitation = condition.step(state, excitation, fiber_length, fiber_velocity, dt)         every sample
 
 ``step`` stands between the mixing of channels and activation dynamics. Its fiber length and velocity, normalised as in
-``NmsOutput``, are those at the end of the previous step: a reflex cannot know the muscle it is about to excite.
+``NmsOutput``, are those at the end of the previous step (the velocity is the change of length during it): a reflex
+cannot know the muscle it is about to excite.
 
 A condition is a pytree: a batch of severities is a ``vmap``, and derivatives are taken with respect to any leaf. With
 severity 0 it returns what it was given, bit for bit. Implementations are in ``nms_gym.conditions``.

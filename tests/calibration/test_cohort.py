@@ -15,7 +15,7 @@ import pytest
 from helpers import REPOSITORY
 
 from calibration.cohort import fit_cohort
-from calibration.fit import Status, fit
+from calibration.fitting import Status, fit
 from calibration.problem import DEFAULT_FREE, make_layout
 from calibration.residuals import make_data, make_objective
 from calibration.solvers import batch as batch_module

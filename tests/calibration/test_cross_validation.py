@@ -16,7 +16,7 @@ from calibration.cross_validation import (
     one_standard_error,
     with_prior_strength,
 )
-from calibration.fit import fit
+from calibration.fitting import fit
 from calibration.problem import DEFAULT_FREE, Free, Penalties, make_layout
 from calibration.synthetic import make_person
 from calibration.validation import evaluate

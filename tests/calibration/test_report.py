@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from calibration.fit import Status, fit
+from calibration.fitting import Status, fit
 from calibration.problem import DEFAULT_FREE, Free, Problem
 from calibration.report.evidence import collect
 from calibration.report.names import joint_name, number, share, significant

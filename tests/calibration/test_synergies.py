@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from calibration.excitations.synergies import add_synergies, extract, vaf, without_residuals
-from calibration.fit import cost_by_block, fit
+from calibration.fitting import cost_by_block, fit
 from calibration.problem import DEFAULT_FREE, Free, Penalties, Problem, make_layout, params_at
 from calibration.residuals import make_data, make_objective
 from nms_gym._assets import asset_path

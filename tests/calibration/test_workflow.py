@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import REPOSITORY
 
-from calibration.fit import Status
+from calibration.fitting import Status
 from calibration.study import workflow
 from calibration.study.read import Study, read_study
 from calibration.study.workflow import calibrate, predict, require_folder, write_predictions, write_results

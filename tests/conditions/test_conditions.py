@@ -30,11 +30,11 @@ from nms_gym.conditions import (
 from nms_gym.conditions.drive import CEILING_SHARPNESS, add_drive, below_ceiling, cocontraction
 from nms_gym.errors import InputError
 from nms_gym.files.model_file import read_model_file
-from nms_gym.model.condition import Condition
-from nms_gym.model.forward import excited_step, initial_state
+from nms_gym.model.condition import HEALTHY
+from nms_gym.model.forward import excited_step, initial_state, kinematics_at
 from nms_gym.model.parameters import make_params
 from nms_gym.model.structure import NmsModel, Settings
-from nms_gym.muscle.geometry import lengths_and_moment_arms, musculotendon_velocities, select_paths
+from nms_gym.muscle.geometry import lengths_and_moment_arms, select_paths
 from nms_gym.muscle.hill import MuscleParams
 from nms_gym.muscle.tendon import initial_fiber
 
@@ -90,25 +90,16 @@ def flexions(q_elbow):
 def simulate(model, params, condition, excitation, q, dt=DT):
     """Outputs over time of the arm moved along ``q (T, 2)`` and excited with ``(T, M)``, under a condition."""
     model, params = condition.prepare(model, params)
-    lengths, arms = jax.vmap(lengths_and_moment_arms, (None, 0))(model.paths, q)
-    speeds = jnp.gradient(q, dt, axis=0)
-    velocities = jax.vmap(musculotendon_velocities)(arms, speeds)
+    kinematics = jax.vmap(kinematics_at, (None, 0, 0))(model, q, jnp.gradient(q, dt, axis=0))
     history = jnp.broadcast_to(excitation[0], (model.settings.history_length(dt), excitation.shape[1]))
-    start = initial_state(model, params, history, lengths[0], dt)
+    start = initial_state(model, params, history, kinematics.lengths[0], dt, condition=condition)
 
-    def step(carry, sample):
-        state, own, x, v = carry
-        e, length, velocity, arm = sample
-        own, e = condition.step(own, e, x, v, dt)
-        state, out = excited_step(model, params, state, e, length, velocity, arm, dt)
-        return (state, own, out.fiber_length, out.fiber_velocity), out
+    def step(state, sample):
+        return excited_step(model, params, state, *sample, dt, condition=condition)
 
-    x = start.fiber.length
-    carry = (start, condition.init(x, dt), x, jnp.zeros_like(x))
-    return jax.lax.scan(step, carry, (excitation, lengths, velocities, arms))[1]
+    return jax.lax.scan(step, start, (excitation, kinematics))[1]
 
 
-HEALTHY = Condition()
 run = jax.jit(lambda params, condition, e, q: simulate(MODEL, params, condition, e, q), compiler_options=QUICK)
 place = jax.jit(lengths_and_moment_arms, compiler_options=QUICK)
 settle = jax.jit(initial_fiber, static_argnums=(0, 1), compiler_options=QUICK)

@@ -16,7 +16,7 @@ from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
 from nms_gym.excitation.activation import delayed
 from nms_gym.files.model_file import read_model_file
-from nms_gym.model.forward import initial_state, neuromuscular_step
+from nms_gym.model.forward import initial_state, kinematics_at, neuromuscular_step
 from nms_gym.model.parameters import KINDS, PARAMETER_KINDS, NmsParams, entries, has_effect, make_params
 from nms_gym.model.replay import Replay, predict_moments, replay_history, replay_initial_state
 from nms_gym.model.structure import NmsModel, Settings
@@ -89,7 +89,7 @@ predict = jax.jit(predict_moments)
 
 # ---- gradients ----
 
-ADDITIVE = ("shape_factor", "optimal_fiber_length_change")
+ADDITIVE = ("shape_factor", "optimal_fiber_length_change", "minimum_activation")
 
 CONFIGURATIONS = [(t, a) for t in ("elastic", "rigid") for a in ("second_order", "first_order")]
 
@@ -170,7 +170,8 @@ def stepped(request):
         start = dataclasses.replace(start, excitation_history=before)
 
         def body(state, sample):
-            return neuromuscular_step(model, params, state, *sample, replay.dt)
+            channels, q, qd = sample
+            return neuromuscular_step(model, params, state, channels, kinematics_at(model, q, qd), replay.dt)
 
         return jax.lax.scan(body, start, (replay.excitations[history - 1 :], q, qd))
 
@@ -304,7 +305,9 @@ def test_no_constant_pulls_a_float32_program_up(tendon, activation):
     def everything(model, params, replay, q, qd):
         out = predict_moments(model, params, replay)
         state = initial_state(model, params, replay_history(replay), replay.lengths[0], replay.dt)
-        return out, neuromuscular_step(model, params, state, replay.excitations[-1], q, qd, replay.dt)
+        return out, neuromuscular_step(
+            model, params, state, replay.excitations[-1], kinematics_at(model, q, qd), replay.dt
+        )
 
     program, shapes = jax.make_jaxpr(everything, return_shape=True)(*single, q, qd)
     assert not set(re.findall(r"f64\[[^\]]+\]", str(program)))
@@ -380,7 +383,7 @@ def test_no_such_kind():
 def test_joint_angles_need_paths():
     model = dataclasses.replace(arm(), paths=None)
     with pytest.raises(InputError, match="no muscle paths"):
-        neuromuscular_step(model, person(model), None, jnp.zeros(4), jnp.zeros(2), jnp.zeros(2), DT)
+        kinematics_at(model, jnp.zeros(2), jnp.zeros(2))
 
 
 def test_longest_delay_fits_the_history():

@@ -18,10 +18,9 @@ from nms_gym.conditions import compose, make_condition
 from nms_gym.errors import InputError
 from nms_gym.files.model_file import read_model_file
 from nms_gym.files.moving import moving_model
-from nms_gym.model.forward import initial_state, neuromuscular_step
+from nms_gym.model.forward import initial_state, kinematics_at, neuromuscular_step
 from nms_gym.model.rollout import Surroundings, initial_motion, motion_step, rollout
 from nms_gym.model.structure import Settings
-from nms_gym.muscle.geometry import lengths_and_moment_arms
 from nms_gym.skeleton.dynamics import BaseMotion, ExternalForces, inverse_dynamics
 from nms_gym.skeleton.passive import make_passive
 
@@ -162,10 +161,10 @@ def test_held_still_it_is_the_neuromuscular_step():
     model = dataclasses.replace(model, skeleton=heavy)
     start = initial_motion(model, params, start.q, jnp.zeros(2), dt)
     _, out = jax.jit(lambda: rollout(model, params, start, channels, dt))()
-    lengths, _ = lengths_and_moment_arms(model.paths, start.q)
-    state = initial_state(model, params, jnp.zeros((model.settings.history_length(dt), 6)), lengths, dt)
+    still = kinematics_at(model, start.q, jnp.zeros(2))
+    state = initial_state(model, params, jnp.zeros((model.settings.history_length(dt), 6)), still.lengths, dt)
     for k, row in enumerate(channels):
-        state, expected = neuromuscular_step(model, params, state, row, start.q, jnp.zeros(2), dt)
+        state, expected = neuromuscular_step(model, params, state, row, still, dt)
         np.testing.assert_allclose(out.moments[k], expected.moments, rtol=1e-6, atol=1e-6)
     assert np.abs(out.moments).max() > 1
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from calibration.fit import Progress, Status, _make_loop, fit, polished, starting_points
+from calibration.fitting import Progress, Status, _make_loop, fit, polished, starting_points
 from calibration.problem import Free, Problem, make_layout, params_at
 from calibration.residuals import make_data, make_objective
 from calibration.validation import compare, evaluate, predict_segment, tabulate
