@@ -1,7 +1,7 @@
 """Differentiable EMG-informed neuromusculoskeletal models as Gymnasium environments.
 
-Every public name is listed in ``__init__.pyi`` and loaded when it is first used: importing the package is quick, silent,
-and loads neither JAX nor Gymnasium.
+Every public name is listed in ``__init__.pyi`` and loaded when it is first used: importing the package is quick,
+silent, and loads neither JAX nor Gymnasium.
 """
 
 from typing import Any

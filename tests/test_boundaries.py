@@ -234,8 +234,8 @@ def test_public_names(package):
 
 def test_the_public_names_are_these():
     """A change here is a change of the interface: say it in the changelog."""
-    assert sorted(nms_gym.__all__) == PUBLIC["nms_gym"]
-    assert sorted(calibration.__all__) == PUBLIC["calibration"]
+    assert sorted(nms_gym.__all__) == PUBLIC["nms_gym"].split()
+    assert sorted(calibration.__all__) == PUBLIC["calibration"].split()
 
 
 def test_version():
@@ -243,84 +243,17 @@ def test_version():
 
 
 PUBLIC = {
-    "nms_gym": [
-        "ChannelMap",
-        "Condition",
-        "InputError",
-        "Kinematics",
-        "ModelFile",
-        "NmsEnv",
-        "NmsModel",
-        "NmsOutput",
-        "NmsParams",
-        "NmsState",
-        "NmsVectorEnv",
-        "Segment",
-        "Settings",
-        "Step",
-        "Subject",
-        "Surroundings",
-        "TASKS",
-        "Task",
-        "Trial",
-        "as_dtype",
-        "asset_path",
-        "compose",
-        "episode_key",
-        "fit_paths",
-        "initial_motion",
-        "initial_state",
-        "kinematics_at",
-        "load_people",
-        "load_subject",
-        "load_trial",
-        "make_condition",
-        "make_params",
-        "make_passive",
-        "make_segment",
-        "make_skeleton",
-        "make_task",
-        "make_trial",
-        "model_from_osim",
-        "motion_step",
-        "moving_model",
-        "neuromuscular_step",
-        "predict_moments",
-        "process_emg",
-        "read_model_file",
-        "read_osim",
-        "rollout",
-        "save_subject",
-        "write_model_file",
-    ],
-    "calibration": [
-        "Assistance",
-        "CalibrationResult",
-        "DEFAULT_FREE",
-        "Free",
-        "Outcome",
-        "Penalties",
-        "Posterior",
-        "Problem",
-        "Progress",
-        "Status",
-        "Study",
-        "Synergies",
-        "add_synergies",
-        "assist",
-        "calibrate",
-        "calibrate_ceinms",
-        "compare",
-        "cross_validate",
-        "default_free",
-        "fit",
-        "fit_cohort",
-        "laplace",
-        "predict",
-        "read_study",
-        "sample",
-        "tabulate",
-        "write_predictions",
-        "write_results",
-    ],
+    "nms_gym": """
+        ChannelMap Condition InputError Kinematics ModelFile NmsEnv NmsModel NmsOutput NmsParams NmsState
+        NmsVectorEnv Segment Settings Step Subject Surroundings TASKS Task Trial as_dtype asset_path compose
+        episode_key fit_paths initial_motion initial_state kinematics_at load_people load_subject load_trial
+        make_condition make_params make_passive make_segment make_skeleton make_task make_trial model_from_osim
+        motion_step moving_model neuromuscular_step predict_moments process_emg read_model_file read_osim
+        rollout save_subject write_model_file
+    """,
+    "calibration": """
+        Assistance CalibrationResult DEFAULT_FREE Free Outcome Penalties Posterior Problem Progress Status Study
+        Synergies add_synergies assist calibrate calibrate_ceinms compare cross_validate default_free fit
+        fit_cohort laplace predict read_study sample tabulate write_predictions write_results
+    """,
 }
