@@ -245,9 +245,10 @@ def export(
 
     Nothing else of the file changes. EMG gains have no place in either: scale the excitations by them.
     """
+    from nms_gym.files.ceinms import calibrated_ceinms_subject, write_ceinms_subject
     from nms_gym.files.osim_write import osim_values, write_osim
     from nms_gym.files.subject import load_subject
-    from nms_gym.recording.ceinms import calibrated_ceinms_subject, read_ceinms_subject, write_ceinms_subject
+    from nms_gym.recording.ceinms import read_ceinms_subject
 
     subject = load_subject(subject_file)
     if output.suffix != original.suffix or output.suffix not in (".osim", ".xml"):
@@ -285,12 +286,12 @@ def calibrate_ceinms(
     """
     from calibration.ceinms.calibrate import calibrate_ceinms as run
     from calibration.ceinms.calibrate import score_ceinms
+    from nms_gym.files.ceinms import write_ceinms_subject
     from nms_gym.recording.ceinms import (
         load_ceinms_trial,
         read_ceinms_excitations,
         read_ceinms_subject,
         read_ceinms_trial,
-        write_ceinms_subject,
     )
     from nms_gym.recording.ceinms_calibration import read_ceinms_calibration
 

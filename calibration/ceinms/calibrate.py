@@ -38,16 +38,10 @@ from calibration.solvers import levenberg_marquardt
 from calibration.solvers.levenberg_marquardt import Search
 from nms_gym._pytree import replace
 from nms_gym.errors import InputError, listed, near
+from nms_gym.files.ceinms import calibrated_ceinms_subject, ceinms_model
 from nms_gym.model.parameters import NmsParams
 from nms_gym.model.replay import make_segment
-from nms_gym.recording.ceinms import (
-    CeinmsExcitations,
-    CeinmsSubject,
-    calibrated_ceinms_subject,
-    ceinms_model,
-    load_ceinms_trial,
-    read_ceinms_trial,
-)
+from nms_gym.recording.ceinms import CeinmsExcitations, CeinmsSubject, load_ceinms_trial, read_ceinms_trial
 from nms_gym.recording.ceinms_calibration import (
     PARAMETERS,
     CeinmsCalibration,

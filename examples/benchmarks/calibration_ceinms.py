@@ -53,7 +53,8 @@ WORKER = """
 import json, sys, time
 folder, tendon, seed, out, options = sys.argv[1:6]
 from calibration.ceinms.calibrate import calibrate_ceinms
-from nms_gym.recording.ceinms import read_ceinms_excitations, read_ceinms_subject, write_ceinms_subject
+from nms_gym.files.ceinms import write_ceinms_subject
+from nms_gym.recording.ceinms import read_ceinms_excitations, read_ceinms_subject
 laps = []
 for lap in range(3):
     began, cpu = time.perf_counter(), time.process_time()
@@ -141,8 +142,8 @@ def next_stance(subject: Any, calibrated_on: Any) -> tuple[Any, dict[str, float]
 def ours_on(subject: Any, excitations: Any, trial: Any, tendon: str) -> dict[str, Any]:
     """f without the penalty, and RMSE, by our model."""
     from calibration.validation import predict_segment
+    from nms_gym.files.ceinms import ceinms_model
     from nms_gym.model.replay import make_segment
-    from nms_gym.recording.ceinms import ceinms_model
 
     model, params = ceinms_model(subject, excitations, dt=DT, tendon="rigid" if tendon == "stiff" else "elastic")
     segment = make_segment(model, trial, lead_in=0.0)

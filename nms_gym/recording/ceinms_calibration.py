@@ -15,8 +15,9 @@ from typing import Literal
 from xml.etree.ElementTree import Element
 
 from nms_gym.errors import InputError, listed, near
-from nms_gym.recording.ceinms import xml_child, xml_float, xml_numbers, xml_root, xml_text
+from nms_gym.recording.ceinms import ceinms_root
 from nms_gym.recording.storage import require_unique
+from nms_gym.recording.xml import xml_child, xml_float, xml_numbers, xml_text
 
 # CEINMS's parameter -> ours. A strength coefficient multiplies the maximum isometric force.
 PARAMETERS: Mapping[str, str] = MappingProxyType(
@@ -92,7 +93,7 @@ def read_ceinms_calibration(path: str | os.PathLike[str]) -> CeinmsCalibration:
         InputError: not such a file; an element is missing, unknown or no number; a range that does not grow; a
             parameter, muscle or joint named twice. File, element and value are named.
     """
-    file, root = xml_root(path, "calibration")
+    file, root = ceinms_root(path, "calibration")
     model = xml_child(root, "NMSmodel", file)
     _choice(xml_child(model, "type", file), ("openLoop",), file)
     tendon = _choice(xml_child(model, "tendon", file), TENDONS, file)

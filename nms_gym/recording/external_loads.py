@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element
 
-import defusedxml.ElementTree as ET
 import numpy as np
-from defusedxml.common import DefusedXmlException
 from scipy.interpolate import make_interp_spline
 
 from nms_gym.errors import InputError, listed, near
 from nms_gym.recording.sampling import SAME_TIME, low_pass, sampling_step, uniform
 from nms_gym.recording.storage import read_labels, read_table
+from nms_gym.recording.xml import xml_root, xml_text_or
 
 # A point of application says nothing while its force is below this part of the largest: force plates compute it by
 # dividing by the force, and files hold hundreds of metres there.
@@ -112,13 +111,8 @@ def read_external_loads(path: str | Path, data: str | Path | None = None) -> Ext
             point, or names columns that the table does not have three of.
     """
     path = Path(path)
-    try:
-        root = ET.parse(path).getroot()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the external loads: {error.strerror or error}") from error
-    except (ParseError, DefusedXmlException, ValueError) as error:
-        raise InputError(f"{path}: not a readable XML file ({error})") from error
-    loads = None if root is None else root if root.tag == "ExternalLoads" else root.find("ExternalLoads")
+    root = xml_root(path, "the external loads")
+    loads = root if root.tag == "ExternalLoads" else root.find("ExternalLoads")
     if loads is None:
         raise InputError(f"{path}: no <ExternalLoads> inside; expected OpenSim's external loads (.xml)")
     elements = [e for e in loads.iter("ExternalForce") if _text(e, "isDisabled") != "true"]
@@ -149,7 +143,7 @@ def _data_file(path: Path, name: str) -> Path:
 
 
 def _text(element: Element, tag: str) -> str:
-    text = (element.findtext(tag) or "").strip()
+    text = xml_text_or(element, tag, "")
     return "" if text.lower() == "unassigned" else text
 
 

@@ -11,15 +11,13 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element
 
-import defusedxml.ElementTree as ET
 import numpy as np
-from defusedxml.common import DefusedXmlException
 
 from nms_gym.errors import InputError, near
 from nms_gym.recording.storage import require_unique
+from nms_gym.recording.xml import xml_integer, xml_numbers, xml_root, xml_text_or
 
 
 class FunctionBasedPathWarning(UserWarning):
@@ -62,13 +60,7 @@ def read_function_based_paths(
     Raises:
         InputError: not such a file, an unknown muscle, another function class, or a wrong number of coefficients.
     """
-    file = str(path)
-    try:
-        root = ET.fromstring(Path(path).read_bytes())
-    except OSError as error:
-        raise InputError(f"{file}: cannot read: {error.strerror or error}") from error
-    except (ParseError, DefusedXmlException, ValueError) as error:
-        raise InputError(f"{file}: not a usable XML file: {error}") from error
+    file, root = str(path), xml_root(path)
     elements = {_last(element.get("name", "")): element for element in root.iter("FunctionBasedPath")}
     if not elements:
         raise InputError(f"{file}: no FunctionBasedPath in it; expected OpenSim's FunctionBasedPathSet")
@@ -92,7 +84,7 @@ def _last(path: str) -> str:
 
 
 def _polynomial(muscle: str, element: Element, file: str) -> PlainPolynomial:
-    coordinates = tuple(_last(name) for name in (element.findtext("coordinate_paths") or "").split())
+    coordinates = tuple(_last(name) for name in xml_text_or(element, "coordinate_paths", "").split())
     where = f"{file}: path of {muscle!r}"
     if not coordinates:
         raise InputError(f"{where} names no coordinates")
@@ -102,11 +94,8 @@ def _polynomial(muscle: str, element: Element, file: str) -> PlainPolynomial:
     if function is None:
         found = "nothing" if holder is None or not len(holder) else holder[0].tag
         raise InputError(f"{where}: length_function is {found}; only MultivariatePolynomialFunction can be read")
-    try:
-        dimension, order = (int(function.findtext(tag) or "0") for tag in ("dimension", "order"))
-        coefficients = np.array([float(text) for text in (function.findtext("coefficients") or "").split()])
-    except ValueError as error:
-        raise InputError(f"{where}: {error}") from error
+    dimension, order = (xml_integer(function, tag, where) for tag in ("dimension", "order"))
+    coefficients = np.array(xml_numbers(function, "coefficients", where))
     if dimension != len(coordinates):
         raise InputError(f"{where}: dimension is {dimension}, but it names {len(coordinates)} coordinates")
     count = math.comb(dimension + order, order) if 0 <= order <= 20 else 0
@@ -114,8 +103,6 @@ def _polynomial(muscle: str, element: Element, file: str) -> PlainPolynomial:
         raise InputError(
             f"{where}: {len(coefficients)} coefficients; dimension {dimension} and order {order} need {count}"
         )
-    if not np.all(np.isfinite(coefficients)):
-        raise InputError(f"{where}: coefficients are not all finite")
     return PlainPolynomial(muscle, coordinates, _exponents(dimension, order), coefficients)
 
 

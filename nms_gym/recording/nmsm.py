@@ -7,18 +7,14 @@ delay ten times, and an activation time constant a hundred times, its value in s
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
-from xml.etree.ElementTree import Element, ParseError
-
-import defusedxml.ElementTree as ET
-from defusedxml.common import DefusedXmlException
+from xml.etree.ElementTree import Element
 
 from nms_gym.errors import InputError, listed, near
+from nms_gym.recording.xml import xml_float, xml_root, xml_text_or
 
 # Element of the file -> (our name, what its number is divided by to give SI units).
 OSIMX_PARAMETERS: Mapping[str, tuple[str, float]] = MappingProxyType(
@@ -76,13 +72,7 @@ def read_osimx(path: str | os.PathLike[str]) -> OsimxResult:
         InputError: no such file, no such document, a muscle without a name or named twice, an unknown element in a
             muscle, a value that is no finite number. File, muscle, element and value are named.
     """
-    file = str(path)
-    try:
-        root = ET.fromstring(Path(path).read_bytes())
-    except OSError as error:
-        raise InputError(f"{file}: cannot read: {error.strerror or error}") from error
-    except (ParseError, DefusedXmlException, ValueError) as error:
-        raise InputError(f"{file}: not a usable XML file: {error}") from error
+    file, root = str(path), xml_root(path)
     model = root.find("OsimxModel") if root.tag == "NMSMPipelineDocument" else None
     if model is None:
         raise InputError(
@@ -97,9 +87,7 @@ def read_osimx(path: str | os.PathLike[str]) -> OsimxResult:
     if not muscles:
         raise InputError(f"{file}: no <RCNLMuscle> in <RCNLMuscleSet>; there are {listed({e.tag for e in model})}")
     other = tuple(e.tag for e in model if e.tag not in ("RCNLMuscleSet", "associated_osim_model"))
-    return OsimxResult(
-        file, model.get("name", ""), (model.findtext("associated_osim_model") or "").strip(), muscles, other
-    )
+    return OsimxResult(file, model.get("name", ""), xml_text_or(model, "associated_osim_model", ""), muscles, other)
 
 
 def _muscle(element: Element, where: str) -> dict[str, float]:
@@ -108,14 +96,7 @@ def _muscle(element: Element, where: str) -> dict[str, float]:
         if child.tag not in OSIMX_PARAMETERS:
             raise InputError(f"{where}: <{child.tag}>; {near(child.tag, OSIMX_PARAMETERS)}")
         name, scale = OSIMX_PARAMETERS[child.tag]
-        text = (child.text or "").strip()
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise InputError(f"{where}: <{child.tag}> is {text!r}; expected a finite number")
-        values[name] = value / scale
+        values[name] = xml_float((child.text or "").strip(), f"{where}: <{child.tag}>") / scale
     if "activation_time_constant" in values:
         values["deactivation_time_constant"] = DEACTIVATION_RATIO * values["activation_time_constant"]
     return values

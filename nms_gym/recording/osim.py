@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element
 
-import defusedxml.ElementTree as ET
 import numpy as np
-from defusedxml.common import DefusedXmlException
 
 from nms_gym.anatomy import (
     IDENTITY,
@@ -38,6 +36,7 @@ from nms_gym.anatomy import (
     body_fixed_xyz,
 )
 from nms_gym.errors import InputError, listed, near
+from nms_gym.recording.xml import xml_numbers, xml_root, xml_text_or
 
 # ---------------------------------------------------------------------------------------------- the reader
 
@@ -72,16 +71,7 @@ def read_osim(path: str | Path) -> OsimModel:
     joint or function class that is not supported, references to names that do not exist, and numbers that cannot be
     (lengths, forces, masses, radii).
     """
-    path = Path(path)
-    try:
-        root = ET.parse(path).getroot()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the model: {error.strerror or error}") from error
-    except (ParseError, DefusedXmlException, ValueError) as error:
-        raise InputError(f"{path}: not a readable XML file ({error})") from error
-    if root is None:
-        raise InputError(f"{path}: the file has no XML element")
-    return _Reader(root, str(path)).model()
+    return _Reader(xml_root(path, "the model"), str(path)).model()
 
 
 class _Reader:
@@ -105,7 +95,7 @@ class _Reader:
                 f"of sockets); {_OLD_LAYOUT}"
             )
         self.xml = model
-        units = self.text(model, "length_units", "meters")
+        units = xml_text_or(model, "length_units", "meters")
         if units not in ("meters", "m"):
             raise InputError(f"{path}: <length_units> is {units!r}; only meters can be read")
         self.frames: dict[str, Frame] = {}
@@ -122,28 +112,18 @@ class _Reader:
 
     # -- elements and numbers
 
-    def text(self, element: Element, tag: str, default: str) -> str:
-        found = element.find(tag)
-        if found is None or found.text is None or not found.text.strip():
-            return default
-        return found.text.strip()
-
     def flag(self, element: Element, tag: str, default: bool) -> bool:
-        return self.text(element, tag, "true" if default else "false").lower() in ("true", "1")
+        return xml_text_or(element, tag, "true" if default else "false").lower() in ("true", "1")
 
-    def numbers(self, element: Element, tag: str, what: str, count: int | None, default: str = "") -> np.ndarray:
-        text = self.text(element, tag, default)
-        try:
-            values = np.array([float(word) for word in text.split()])
-        except ValueError:
-            raise self.fail(f"<{tag}> of {what} is {text!r}; expected numbers") from None
-        if (count is not None and values.size != count) or not np.all(np.isfinite(values)):
-            wanted = f"{count} finite numbers" if count is not None else "finite numbers"
-            raise self.fail(f"<{tag}> of {what} is {text!r}; expected {wanted}")
-        return values
+    def numbers(
+        self, element: Element, tag: str, what: str, count: int | None, default: tuple[float, ...] | None = None
+    ) -> np.ndarray:
+        if default is not None and not xml_text_or(element, tag, ""):
+            return np.array(default, dtype=float)
+        return np.array(xml_numbers(element, tag, f"{self.path}: {what}", count))
 
     def number(self, element: Element, tag: str, what: str, default: float) -> float:
-        return float(self.numbers(element, tag, what, 1, repr(default))[0])
+        return float(self.numbers(element, tag, what, 1, (default,))[0])
 
     def objects(self, tag: str) -> list[Element]:
         return [element for group in self.xml.findall(f"{tag}/objects") for element in group]
@@ -192,9 +172,9 @@ class _Reader:
         return OsimModel(
             name=self.xml.get("name", Path(self.path).stem),
             path=self.path,
-            credits=self.text(self.xml, "credits", ""),
-            publications=self.text(self.xml, "publications", ""),
-            gravity=self.numbers(self.xml, "gravity", "the model", 3, "0 -9.80665 0"),
+            credits=xml_text_or(self.xml, "credits", ""),
+            publications=xml_text_or(self.xml, "publications", ""),
+            gravity=self.numbers(self.xml, "gravity", "the model", 3, (0, -9.80665, 0)),
             bodies=bodies,
             joints=joints,
             coordinates=coordinates,
@@ -210,11 +190,11 @@ class _Reader:
         mass = self.number(element, "mass", what, 0.0)
         if mass < 0.0:
             raise self.fail(f"mass of {what} is {mass} kg; it must not be negative")
-        xx, yy, zz, xy, xz, yz = self.numbers(element, "inertia", what, 6, "0 0 0 0 0 0")
+        xx, yy, zz, xy, xz, yz = self.numbers(element, "inertia", what, 6, (0, 0, 0, 0, 0, 0))
         return Body(
             name=name,
             mass=mass,
-            mass_center=self.numbers(element, "mass_center", what, 3, "0 0 0"),
+            mass_center=self.numbers(element, "mass_center", what, 3, (0, 0, 0)),
             inertia=np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]),
         )
 
@@ -238,19 +218,19 @@ class _Reader:
         while offsets:
             progress = False
             for key, element in list(offsets.items()):
-                reference = self.text(element, "socket_parent", "")
+                reference = xml_text_or(element, "socket_parent", "")
                 base = self.find_frame(reference, key, pending=offsets)
                 if base is None:
                     continue
-                rotation = body_fixed_xyz(self.numbers(element, "orientation", f"frame {key!r}", 3, "0 0 0"))
-                translation = self.numbers(element, "translation", f"frame {key!r}", 3, "0 0 0")
+                rotation = body_fixed_xyz(self.numbers(element, "orientation", f"frame {key!r}", 3, (0, 0, 0)))
+                translation = self.numbers(element, "translation", f"frame {key!r}", 3, (0, 0, 0))
                 self.frames[key] = _compose(base, rotation, translation)
                 del offsets[key]
                 progress = True
             if not progress:
                 key, element = next(iter(offsets.items()))
                 raise self.fail(
-                    f"frame {key!r} refers to parent {self.text(element, 'socket_parent', '')!r}, "
+                    f"frame {key!r} refers to parent {xml_text_or(element, 'socket_parent', '')!r}, "
                     "which is not a body or frame of the model"
                 )
 
@@ -264,7 +244,7 @@ class _Reader:
         return None
 
     def frame(self, element: Element, tag: str, owner: str, what: str) -> Frame:
-        reference = self.text(element, tag, "")
+        reference = xml_text_or(element, tag, "")
         found = self.find_frame(reference, owner)
         if found is None:
             bodies = [key.rsplit("/", 1)[-1] for key in self.frames]
@@ -316,7 +296,7 @@ class _Reader:
         axes = []
         for index, item in enumerate(found):
             label = f"axis {item.get('name', index + 1)!r} of {what}"
-            used = tuple(self.text(item, "coordinates", "").split())
+            used = tuple(xml_text_or(item, "coordinates", "").split())
             for name in used:
                 if name not in names:
                     raise self.fail(
@@ -376,7 +356,7 @@ class _Reader:
         for name, (joint_name, element) in elements.items():
             what = f"coordinate {name!r}"
             # SimbodyEngine/Coordinate.cpp: the default range.
-            low, high = self.numbers(element, "range", what, 2, "-10 10")
+            low, high = self.numbers(element, "range", what, 2, (-10, 10))
             if low > high:
                 raise self.fail(f"<range> of {what} is {low} {high}; the first number must be the smaller")
             found.append(
@@ -395,8 +375,8 @@ class _Reader:
     def coupler(self, element: Element) -> Coupler:
         name = element.get("name", "")
         what = f"constraint {name!r}"
-        independent = tuple(self.text(element, "independent_coordinate_names", "").split())
-        dependent = self.text(element, "dependent_coordinate_name", "")
+        independent = tuple(xml_text_or(element, "independent_coordinate_names", "").split())
+        dependent = xml_text_or(element, "dependent_coordinate_name", "")
         functions = [child for wrapper in element.findall("coupled_coordinates_function") for child in wrapper]
         if not independent or not dependent or not functions:
             raise self.fail(f"{what} lacks a coordinate name or its function")
@@ -420,10 +400,7 @@ class _Reader:
         if arguments != 1:
             raise self.fail(f"{kind} of {what} has {arguments} variables; only LinearFunction may have other than one")
         if kind == "PolynomialFunction":
-            values = self.numbers(element, "coefficients", what, None)
-            if not values.size:
-                raise self.fail(f"PolynomialFunction of {what} has no coefficients")
-            return Polynomial(tuple(values.tolist()))
+            return Polynomial(tuple(self.numbers(element, "coefficients", what, None).tolist()))
         if kind in ("SimmSpline", "NaturalCubicSpline", "PiecewiseLinearFunction"):
             x, y = (self.numbers(element, tag, what, None) for tag in ("x", "y"))
             if x.size != y.size or x.size < 2:
@@ -462,13 +439,13 @@ class _Reader:
         name = self.named(element)
         what = f"wrap object {name!r}"
         kind = element.tag.removeprefix("Wrap").lower()
-        quadrant = self.text(element, "quadrant", "all").lower().lstrip("+")
+        quadrant = xml_text_or(element, "quadrant", "all").lower().lstrip("+")
         if quadrant not in ("all", "x", "-x", "y", "-y", "z", "-z"):
             raise self.fail(f"<quadrant> of {what} is {quadrant!r}; allowed are all, x, -x, y, -y, z, -z")
         local = _compose(
             frame,
-            body_fixed_xyz(self.numbers(element, "xyz_body_rotation", what, 3, "0 0 0")),
-            self.numbers(element, "translation", what, 3, "0 0 0"),
+            body_fixed_xyz(self.numbers(element, "xyz_body_rotation", what, 3, (0, 0, 0))),
+            self.numbers(element, "translation", what, 3, (0, 0, 0)),
         )
         radius = length = 0.0
         dimensions: tuple[float, ...] = ()
@@ -476,7 +453,7 @@ class _Reader:
             radius, length = (self.number(element, tag, what, 1.0) for tag in ("radius", "length"))
             dimensions = (radius, length)
         elif kind == "ellipsoid":
-            dimensions = tuple(self.numbers(element, "dimensions", what, 3, "1 1 1").tolist())
+            dimensions = tuple(self.numbers(element, "dimensions", what, 3, (1, 1, 1)).tolist())
         elif kind == "sphere":
             dimensions = (self.number(element, "radius", what, 1.0),)
         elif kind == "torus":
@@ -563,7 +540,7 @@ class _Reader:
                     raise self.fail(f"{what} has no {axis}_location function")
                 functions.append(self.function(inner[0], what, 1 if inner[0].tag != "Constant" else 0))
             return PathPoint(name, frame.body, np.zeros(3), "moving", tuple(names), None, tuple(functions), frame)
-        location = frame.rotation @ self.numbers(element, "location", what, 3, "0 0 0") + frame.translation
+        location = frame.rotation @ self.numbers(element, "location", what, 3, (0, 0, 0)) + frame.translation
         if element.tag == "ConditionalPathPoint":
             coordinate = self.socket_coordinate(element, "socket_coordinate", what, coordinates)
             low, high = self.numbers(element, "range", what, 2)
@@ -575,23 +552,23 @@ class _Reader:
         return PathPoint(name, frame.body, location, "fixed")
 
     def socket_coordinate(self, element: Element, tag: str, what: str, coordinates: set[str]) -> str:
-        name = self.text(element, tag, "").rsplit("/", 1)[-1]
+        name = xml_text_or(element, tag, "").rsplit("/", 1)[-1]
         if name not in coordinates:
             raise self.fail(f"<{tag}> of {what} is {name!r}; {near(name, coordinates)}")
         return name
 
     def path_wrap(self, element: Element, muscle: str, count: int) -> PathWrap:
-        name = self.text(element, "wrap_object", "").rsplit("/", 1)[-1]
+        name = xml_text_or(element, "wrap_object", "").rsplit("/", 1)[-1]
         what = f"path wrap {name!r} of muscle {muscle!r}"
         if name not in self.wraps:
             raise self.fail(f"muscle {muscle!r} wraps over {name!r}, which does not exist; {near(name, self.wraps)}")
-        start, end = self.numbers(element, "range", what, 2, "-1 -1")
+        start, end = self.numbers(element, "range", what, 2, (-1, -1))
         # Wrap/PathWrap: indices from 1; anything below 1 means the first or the last point.
         first = 0 if start < 1 else int(start) - 1
         last = count - 1 if end < 1 else int(end) - 1
         if not 0 <= first < last < count:
             raise self.fail(f"<range> of {what} is {start:g} {end:g}; the path has points 1 to {count}")
-        return PathWrap(self.wraps[name], first, last, self.text(element, "method", "hybrid"))
+        return PathWrap(self.wraps[name], first, last, xml_text_or(element, "method", "hybrid"))
 
 
 # ---------------------------------------------------------------------------------------------- small helpers

@@ -27,13 +27,12 @@ from calibration.ceinms.model import (
 )
 from calibration.problem import make_layout
 from nms_gym.errors import InputError
+from nms_gym.files.ceinms import ceinms_model, write_ceinms_subject
 from nms_gym.recording.ceinms import (
-    ceinms_model,
     load_ceinms_trial,
     read_ceinms_excitations,
     read_ceinms_subject,
     read_ceinms_trial,
-    write_ceinms_subject,
 )
 from nms_gym.recording.ceinms_calibration import read_ceinms_calibration
 from nms_gym.skeleton.functions import simm_spline

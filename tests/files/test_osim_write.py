@@ -119,7 +119,7 @@ def test_bad_originals(original, tmp_path):
         write_osim(tmp_path / "new.osim", tmp_path / "none.osim", {})
     entity = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY e "1">]>'
     original.write_text(re.sub(r"<\?xml.*\?>", entity, MODEL))
-    with pytest.raises(InputError, match="not a readable XML file"):
+    with pytest.raises(InputError, match="not a usable XML file"):
         write_osim(tmp_path / "new.osim", original, {})
 
 

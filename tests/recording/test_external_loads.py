@@ -105,7 +105,7 @@ def _swap(old, new):
         (_swap("loads.mot", "lost.mot"), "lost.mot: no such file; did you mean 'loads.mot'"),
         (_swap("ExternalForce", "PrescribedForce"), "no enabled <ExternalForce>"),
         (_swap("ExternalLoads", "Model"), "no <ExternalLoads> inside"),
-        (_swap("</objects>", ""), "not a readable XML file"),
+        (_swap("</objects>", ""), "not a usable XML file"),
     ],
 )
 def test_refusals(folder, change, message):

@@ -1,0 +1,87 @@
+"""XML from anywhere: read safely, and whatever is missing or no number refused by file and element.
+
+``where`` begins every message: the file, and the object that the element belongs to.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from xml.etree.ElementTree import Element, ParseError
+
+import defusedxml.ElementTree as ET
+from defusedxml.common import DefusedXmlException
+
+from nms_gym.errors import InputError, listed
+
+
+def xml_root(path: str | os.PathLike[str], what: str = "the file") -> Element:
+    """Root element of a file; ``what`` it should be, for messages.
+
+    Raises:
+        InputError: no such file, or no XML that may be read (entities are refused).
+    """
+    try:
+        return ET.fromstring(Path(path).read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot read {what}: {error.strerror or error}") from error
+    except (ParseError, DefusedXmlException, ValueError) as error:
+        raise InputError(f"{path}: not a usable XML file: {error}") from error
+
+
+def xml_child(element: Element, tag: str, where: str) -> Element:
+    """The child of an element. InputError where there is none."""
+    child = element.find(tag)
+    if child is None:
+        raise InputError(f"{where}: no <{tag}> in <{element.tag}>; there are {listed({e.tag for e in element})}")
+    return child
+
+
+def xml_text(element: Element, tag: str, where: str) -> str:
+    """Text of a child. InputError where it is missing or empty."""
+    text = (xml_child(element, tag, where).text or "").strip()
+    if not text:
+        raise InputError(f"{where}: <{tag}> is empty")
+    return text
+
+
+def xml_text_or(element: Element, tag: str, default: str) -> str:
+    """Text of a child, or ``default`` where it is missing or empty."""
+    return (element.findtext(tag) or "").strip() or default
+
+
+def xml_float(text: str, what: str) -> float:
+    """A finite number. InputError names ``what`` where it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{what} is {text!r}; expected a finite number")
+    return value
+
+
+def xml_number(element: Element, tag: str, where: str, default: float | None = None) -> float:
+    """The number in a child, or ``default`` where there is no such child. InputError where it has anything else."""
+    if default is not None and element.find(tag) is None:
+        return default
+    return xml_float(xml_text(element, tag, where), f"{where}: <{tag}>")
+
+
+def xml_integer(element: Element, tag: str, where: str) -> int:
+    """The whole number in a child. InputError where it is missing or has anything else."""
+    text = xml_text(element, tag, where)
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{where}: <{tag}> is {text!r}; expected a whole number") from None
+
+
+def xml_numbers(element: Element, tag: str, where: str, count: int | None = None) -> tuple[float, ...]:
+    """The finite numbers in a child, ``count`` of them if given. InputError where it is missing or has others."""
+    text = xml_text(element, tag, where)
+    values = tuple(xml_float(word, f"{where}: <{tag}>") for word in text.split())
+    if count is not None and len(values) != count:
+        raise InputError(f"{where}: <{tag}> is {text!r}; expected {count} numbers")
+    return values
