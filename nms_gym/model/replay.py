@@ -137,6 +137,9 @@ class Segment:
     """(T,) bool; False in the lead-in, where the model forgets how it was started"""
     measured: np.ndarray | None
     """(T, K) N·m, rows of ``replay.coordinates``; None where the recording has no moments"""
+    angles: np.ndarray | None = None
+    """(T, D) rad, of the coordinates of the model's muscle paths; None where there are no paths, or the recording lacks
+    one of them"""
 
     @property
     def coordinates(self) -> tuple[str, ...]:
@@ -218,7 +221,14 @@ def make_segment(
         time=time,
         scored=np.arange(i_lead, i1 + 1) >= i0,
         measured=measured,
+        angles=_angles(model, trial, rows),
     )
+
+
+def _angles(model: NmsModel, trial: Trial, rows: slice) -> np.ndarray | None:
+    if model.paths is None or not set(model.paths.coordinates) <= set(trial.coordinates):
+        return None
+    return trial.q[rows][:, [trial.coordinates.index(c) for c in model.paths.coordinates]]
 
 
 def _coordinates(model: NmsModel, trial: Trial, wanted: Sequence[str] | None) -> tuple[str, ...]:
