@@ -1,16 +1,18 @@
-"""Recordings kept as NumPy ``.npz`` arrays under names of the user's choice."""
+"""Recordings from arrays: given as they are, or kept in ``.npz`` files under names of the user's choice."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from nms_gym.errors import InputError, listed, near
 from nms_gym.recording.muscle_analysis import MuscleAnalysis
 from nms_gym.recording.storage import Table, read_npz, require_unique
+from nms_gym.recording.trial import Trial, make_trial
 
 # What an array may be; "moment_coordinates" defaults to "coordinates" and "emg_time" to "time".
 ROLES = (
@@ -43,6 +45,110 @@ class Arrays:
     geometry: MuscleAnalysis | None = None
 
 
+@dataclass(frozen=True)
+class Recording:
+    """One recording as its tables are, EMG raw or enveloped, and how they are to be put on one grid."""
+
+    name: str
+    arrays: Arrays
+    q_cutoff: float | None = None
+    """Hz, low-pass of the coordinates; none by default"""
+    moment_cutoff: float | None = None
+    """Hz, low-pass of the moments; none by default"""
+    trim: bool = False
+    """whether the recording may be cut to the time that every table covers"""
+    synthetic: bool = False
+    """True when made by a model"""
+
+    def trial(self, emg: Table | None = None, dt: float | None = None) -> Trial:
+        """The tables on one grid of ``dt`` s (by default the kinematics' own), with other envelopes where given.
+
+        Raises:
+            InputError: see ``make_trial``.
+        """
+        a = self.arrays
+        return make_trial(
+            self.name,
+            a.kinematics,
+            speeds=a.speeds,
+            emg=a.emg if emg is None else emg,
+            moments=a.moments,
+            geometry=a.geometry,
+            dt=dt,
+            q_cutoff=self.q_cutoff,
+            moment_cutoff=self.moment_cutoff,
+            trim=self.trim,
+            synthetic=self.synthetic,
+        )
+
+
+def make_recording(
+    name: str,
+    *,
+    time: Any,
+    coordinates: Sequence[str],
+    q: Any,
+    qd: Any = None,
+    channels: Sequence[str] = (),
+    emg: Any = None,
+    emg_time: Any = None,
+    moments: Any = None,
+    moment_coordinates: Sequence[str] | None = None,
+    muscles: Sequence[str] = (),
+    lengths: Any = None,
+    velocities: Any = None,
+    moment_arms: Any = None,
+    q_cutoff: float | None = None,
+    moment_cutoff: float | None = None,
+    trim: bool = False,
+    synthetic: bool = False,
+) -> Recording:
+    """A recording from plain arrays, everything matched by name; ``make_recording(...).trial()`` is its trial.
+
+    Args:
+        name: of the recording.
+        time: (T,) s.
+        coordinates: D names.
+        q: (T, D) rad (m for translations).
+        qd: (T, D) rad/s; by default the derivative of ``q``.
+        channels: C names.
+        emg: (E, C), raw or envelopes; what a study makes of it is the study's to say.
+        emg_time: (E,) s; may start before ``time``; by default ``time``.
+        moments: (T, K) N·m, measured.
+        moment_coordinates: K names; by default ``coordinates``.
+        muscles: M names, of muscle tables that replace a model's paths.
+        lengths: (T, M) m.
+        velocities: (T, M) m/s; by default the derivative of ``lengths``.
+        moment_arms: (T, K, M) m, -d(length)/dq.
+        q_cutoff: Hz, low-pass of the coordinates.
+        moment_cutoff: Hz, low-pass of the moments.
+        trim: cut to the time that every table covers.
+        synthetic: True when made by a model.
+
+    Raises:
+        InputError: an array is not numeric, or its shape does not fit the names.
+    """
+    where = f"recording {name!r}"
+    given = {
+        "time": time,
+        "q": q,
+        "qd": qd,
+        "emg": emg,
+        "emg_time": emg_time,
+        "moments": moments,
+        "lengths": lengths,
+        "velocities": velocities,
+        "moment_arms": moment_arms,
+    }
+    arrays = {role: np.asarray(value) for role, value in given.items() if value is not None}
+    words = {"coordinates": coordinates, "channels": channels, "muscles": muscles}
+    if moment_coordinates is not None:
+        words["moment_coordinates"] = moment_coordinates
+    arrays |= {role: np.array(list(names), dtype=np.str_) for role, names in words.items()}
+    tables = _tables(where, arrays, ("time", "coordinate", "muscle"))
+    return Recording(name, tables, q_cutoff, moment_cutoff, trim, synthetic)
+
+
 def read_arrays(path: str | os.PathLike[str], keys: Mapping[str, str | Sequence[str]]) -> Arrays:
     """Read a recording from an ``.npz`` file (SI units, radians; pickled objects are refused).
 
@@ -69,7 +175,10 @@ def read_arrays(path: str | os.PathLike[str], keys: Mapping[str, str | Sequence[
         raise InputError(f"{file}: no key given for {listed(needed)}; every recording needs time, coordinates, q")
     stored = read_npz(file, [key for key in keys.values() if isinstance(key, str)])
     arrays = {role: _get(file, stored, role, key) for role, key in keys.items() if role != AXES}
+    return _tables(file, arrays, keys.get(AXES))
 
+
+def _tables(file: str, arrays: Mapping[str, np.ndarray], axes: str | Sequence[str] | None) -> Arrays:
     time = _numbers(file, arrays, "time", ())
     coordinates = _names(file, arrays, "coordinates")
     kinematics = Table(file, coordinates, time, _numbers(file, arrays, "q", (len(time), len(coordinates))))
@@ -84,7 +193,7 @@ def read_arrays(path: str | os.PathLike[str], keys: Mapping[str, str | Sequence[
     turned = _names(file, arrays, "moment_coordinates") if "moment_coordinates" in arrays else coordinates
     if "moments" in arrays:
         moments = Table(file, turned, time, _numbers(file, arrays, "moments", (len(time), len(turned))))
-    geometry = _geometry(file, arrays, keys.get(AXES), time, turned) if "lengths" in arrays else None
+    geometry = _geometry(file, arrays, axes, time, turned) if "lengths" in arrays else None
     return Arrays(kinematics, speeds, emg, moments, geometry)
 
 

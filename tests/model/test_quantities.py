@@ -94,7 +94,7 @@ def test_metabolic_rates_add_up_and_follow_the_model(predicted):
         "mechanical_work_rates",
         "floor_heat",
     )
-    np.testing.assert_allclose(sum(found[p] for p in parts), found["metabolic_rates"], rtol=1e-12)
+    np.testing.assert_allclose(sum(found[p] for p in parts), found["metabolic_rates"], rtol=1e-12, atol=1e-12)
     other = quantities(SUBJECT.model, SUBJECT.params, segment, output, ["metabolics"], metabolic_model=Umberger2010())
     assert (other["maintenance_heat"] == 0).all()
     assert (found["maintenance_heat"] > 0).any()
