@@ -286,6 +286,7 @@ def calibrate_ceinms(
     """
     from calibration.ceinms.calibrate import calibrate_ceinms as run
     from calibration.ceinms.calibrate import score_ceinms
+    from calibration.fitting import Status
     from nms_gym.files.ceinms import write_ceinms_subject
     from nms_gym.recording.ceinms import (
         load_ceinms_trial,
@@ -302,6 +303,8 @@ def calibrate_ceinms(
     recordings = [load_ceinms_trial(read_ceinms_trial(t), subject, generator) for t in asked.trials]
     options: Any = {"model": model, "starts": starts, "weight": weight, "recordings": recordings}
     fitted = run(asked, subject, generator, **options)
+    if fitted.status is Status.NOT_FINITE:
+        raise InputError(f"{calibration}: {fitted.status.value}; nothing was written")
     write_ceinms_subject(output, fitted.subject, calibration=calibration.name)
     for trial in recordings:
         for label, person in (("uncalibrated", subject), ("calibrated", fitted.subject)):

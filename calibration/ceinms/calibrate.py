@@ -32,6 +32,7 @@ from calibration.ceinms.model import (
     make_frames,
     subject_params,
 )
+from calibration.fitting import Status, fit
 from calibration.problem import Free, Layout, Penalties, Problem, make_layout, params_at
 from calibration.residuals import Quadratic
 from calibration.solvers import levenberg_marquardt
@@ -183,6 +184,8 @@ FIRST_WEIGHT, LAST_WEIGHT, RAMP = 100.0, 1e6, 0.4
 FLIP_EVERY, FLIPPED, FLIP_TOLERANCE = 4, 0.8, 0.02
 # A fiber pays 100 rho^2 from rho = 0.5 on, a jump. Instead: BARRIER^2 (rho - 0.498)^2 from 0.498 on.
 BARRIER, MARGIN = 150.0, 0.002
+# A search has converged when f fell by less than this part of it in its last so many iterations.
+SETTLED, SETTLED_DECREASE = 10, 1e-3
 # Spread of the starting points, in prior standard deviations; the first start is the subject itself.
 SPREAD = 0.1
 # Damping by the geometric mean of each entry's own curvature and the largest, this part of it: pure Marquardt scaling
@@ -201,9 +204,10 @@ class CeinmsFit:
     """A calibration that CEINMS's files describe, done.
 
     Attributes:
-        subject: with the calibrated parameters.
+        subject: with the calibrated parameters; of the last step that was finite.
         params: the same in our terms.
         muscles: names of the muscles in ``params``.
+        status: how the last step ended; nothing of a fit that is not finite is of use.
         dt: s, between samples of EMG.
         layout: what was free; of the last step.
         z: (P,) prior standard deviations from the start; of the last step.
@@ -215,6 +219,7 @@ class CeinmsFit:
     subject: CeinmsSubject
     params: NmsParams
     muscles: tuple[str, ...]
+    status: Status
     dt: float
     layout: Layout
     z: np.ndarray
@@ -277,10 +282,9 @@ def calibrate_ceinms(
         problem = ceinms_problem(calibration, subject, excitations, recordings, step=i, penalties=penalties)
         layout, dt = make_layout(problem), _emg_step(recordings)
         if model == "nms_gym":
-            from calibration.fitting import fit  # its optimisers take longer to import than CEINMS's files to calibrate
-
             found = fit(problem, starts=starts, seed=seed or 0, max_iterations=iterations)
             params, z, all_z, costs, history = found.params, found.z, found.all_z, found.costs, found.history
+            status = found.status
         else:
             structure = ceinms_structure(subject, calibration.tendon, calibration.path)
             frames = tuple(make_frames(trial, subject, excitations, step.dofs) for trial in recordings)
@@ -289,13 +293,25 @@ def calibrate_ceinms(
             with jax.enable_x64(True):
                 search = _make_search(layout, structure, dt)
                 all_z, history = map(np.asarray, search(problem.start, frames, z0, *schedule))
-                z = all_z[int(np.argmin(np.where(np.isfinite(history[-1]), history[-1], np.inf)))]
+                winner = int(np.argmin(np.where(np.isfinite(history[-1]), history[-1], np.inf)))
+                z = all_z[winner]
                 params = jax.tree.map(np.asarray, _at(layout, problem.start, z))
-            costs = history[-1]
-        subject = calibrated_ceinms_subject(subject, params, subject.muscle_names, dt=dt)
-        result = CeinmsFit(subject, params, subject.muscle_names, dt, layout, z, all_z, costs, history)
+            costs, status = history[-1], _status(history[:, winner], z)
+        if status is not Status.NOT_FINITE:
+            subject = calibrated_ceinms_subject(subject, params, subject.muscle_names, dt=dt)
+        result = CeinmsFit(subject, params, subject.muscle_names, status, dt, layout, z, all_z, costs, history)
+        if status is Status.NOT_FINITE:
+            break
     assert result is not None  # the reader lets no file without steps through
     return result
+
+
+def _status(history: np.ndarray, z: np.ndarray) -> Status:
+    """How a search ended, from its f ``(iterations,)`` and its last point."""
+    if not (np.isfinite(history[-1]) and np.isfinite(z).all()):
+        return Status.NOT_FINITE
+    before = history[-1 - SETTLED] if len(history) > SETTLED else np.inf
+    return Status.CONVERGED if before - history[-1] <= SETTLED_DECREASE * history[-1] else Status.MAX_ITERATIONS
 
 
 def _starting_points(layout: Layout, starts: int, seed: int | None) -> np.ndarray:

@@ -20,7 +20,7 @@ from jax import Array
 
 from nms_gym._pytree import pytree, replace
 from nms_gym.errors import InputError, listed
-from nms_gym.excitation.activation import ceinms_coefficient
+from nms_gym.excitation.activation import ceinms_coefficient, shaped
 from nms_gym.model.parameters import NmsParams
 from nms_gym.recording.ceinms import CURVE_NAMES, CeinmsExcitations, CeinmsSubject
 from nms_gym.recording.trial import Trial
@@ -189,8 +189,7 @@ def activations(frames: CeinmsFrames, params: CeinmsParams) -> Array:
 
     _, u = jax.lax.scan(step, (past, past), e[2:])
     u = jnp.concatenate([u0[None], u1[None], u])[frames.rows]
-    shape = params.shape_factor[None]
-    return (jnp.exp(shape * u) - 1.0) / (jnp.exp(shape) - 1.0)
+    return shaped(u, params.shape_factor[None])
 
 
 def _along(params: CeinmsParams, fiber: Array) -> Array:
@@ -396,13 +395,17 @@ def _ceinms_forward_jvp(model: CeinmsModel, primals: Any, tangents: Any) -> tupl
 
 
 def ceinms_objective(model: CeinmsModel, params: CeinmsParams, frames: CeinmsFrames) -> Array:
-    """CEINMS's f of one trial, with its jumps."""
+    """CEINMS's f of one trial, with its jumps.
+
+    ``MinTorqueError.cpp`` adds a trial's penalty to the error of every joint that is calibrated, so f counts it once
+    per joint.
+    """
     out = ceinms_forward(model, params, frames)
     variance = jnp.var(frames.measured, axis=0, ddof=1)
     rho = jnp.abs(out.fiber_length / params.optimal_fiber_length[None] - 1.0)
     penalty = jnp.where(rho > MAX_RHO, PENALTY * rho**2, 0.0) + jnp.where(out.no_root, NO_ROOT_PENALTY, 0.0)
     error = jnp.sum((out.moments - frames.measured) ** 2, axis=0)
-    return (jnp.sum(error / variance) + jnp.sum(penalty)) / len(frames.lengths)
+    return (jnp.sum(error / variance) + len(variance) * jnp.sum(penalty)) / len(frames.lengths)
 
 
 # ---------------------------------------------------------------------------------------------- from files

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
@@ -17,6 +17,9 @@ from nms_gym.model.structure import NmsModel, Settings
 from nms_gym.muscle.tabulated import Tabulated
 from nms_gym.recording.ceinms import CURVE_NAMES, CeinmsExcitations, CeinmsMuscle, CeinmsSubject
 from nms_gym.recording.storage import atomic_path
+
+# CEINMS's activation is 0 / 0 at a shape factor of 0; this near to it the curve is straight.
+LEAST_SHAPE_FACTOR = -1e-6
 
 # ---------------------------------------------------------------------------------------------- our model
 
@@ -125,7 +128,8 @@ def calibrated_ceinms_subject(
     """The subject with our parameters in CEINMS's terms, the inverse of ``ceinms_model``.
 
     A strength coefficient takes up what ``max_isometric_force`` has changed. Filter coefficients belong to ``dt``.
-    EMG gains have no place in the file; scale the excitations or their weights by them.
+    EMG gains have no place in the file; scale the excitations or their weights by them. A shape factor of 0, where
+    CEINMS divides 0 by 0, becomes ``LEAST_SHAPE_FACTOR``, which changes an activation by 1e-7 at most.
 
     Args:
         subject: whose curves, joints and other values stay.
@@ -146,11 +150,12 @@ def calibrated_ceinms_subject(
         def value(kind: str) -> float:
             return float(getattr(params, kind)[i])
 
+        shape = value("shape_factor")
         return replace(
             muscle,
             c1=-math.exp(-dt / value("filter_time_constant_1")),
             c2=-math.exp(-dt / value("filter_time_constant_2")),
-            shape_factor=value("shape_factor"),
+            shape_factor=LEAST_SHAPE_FACTOR if abs(shape) < abs(LEAST_SHAPE_FACTOR) else shape,
             optimal_fiber_length=value("optimal_fiber_length"),
             pennation_at_optimal=value("pennation_at_optimal"),
             tendon_slack_length=value("tendon_slack_length"),
@@ -177,8 +182,8 @@ def write_ceinms_subject(
         identity: ``subjectID`` of an uncalibrated subject.
 
     Raises:
-        InputError: the subject has channels, a muscle no delay, or muscles differ in ``percentageChange`` or
-            ``damping``, for which the format has one place.
+        InputError: the subject has channels, a muscle no delay or a value that is not finite, or muscles differ in
+            ``percentageChange`` or ``damping``, for which the format has one place.
     """
     if subject.channels is not None:
         raise InputError(
@@ -188,6 +193,10 @@ def write_ceinms_subject(
     silent = [m.name for m in subject.muscles if m.electromechanical_delay is None]
     if silent:
         raise InputError(f"{path}: no electromechanical_delay of {listed(silent)}; give every muscle one, in seconds")
+    for m in subject.muscles:
+        for kind in (f.name for f in fields(m) if f.name not in ("name", "electromechanical_delay")):
+            if not math.isfinite(getattr(m, kind)):
+                raise InputError(f"{path}: {kind} of {m.name!r} is {getattr(m, kind)}; not written: calibrate anew")
     common = {}
     for kind, tag in (("optimal_fiber_length_change", "percentageChange"), ("fiber_damping", "damping")):
         values = {getattr(m, kind) for m in subject.muscles}
