@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from calibration.fitting import CalibrationResult
-from calibration.problem import DEFAULT_FREE
+from calibration.problem import DEFAULT_FREE, Penalties
 from calibration.validation import Metrics, compare, predict_segment
 from nms_gym.errors import InputError
 from nms_gym.files.subject import Subject
@@ -137,6 +137,8 @@ class Evidence:
     """training windows first, if there are any"""
     scores: tuple[Score, ...]
     fitted: tuple[Fitted, ...]
+    penalties: Penalties
+    """whose limits of fiber length and tendon strain a muscle is held to"""
 
     @property
     def model(self) -> NmsModel:
@@ -200,6 +202,7 @@ def collect(
     train: Sequence[Segment],
     held_out: Mapping[str, Sequence[Segment]],
     result: CalibrationResult | None,
+    penalties: Penalties | None = None,
 ) -> Evidence:
     """Predict every window and compute everything.
 
@@ -235,6 +238,7 @@ def collect(
         fitted=_from_result(subject, start, result)
         if result is not None and start is not None
         else _from_file(subject),
+        penalties=penalties or Penalties(),
     )
 
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from calibration.report.evidence import Evidence, Fitted, Run, WindowSet
 from calibration.report.names import joint_name, number, plural
-from calibration.report.verdict import FIBER_RANGE, MAX_TENDON_STRAIN
 from nms_gym.model.parameters import KINDS
 
 if TYPE_CHECKING:
@@ -428,7 +427,7 @@ def _fibers(evidence: Evidence) -> list[Picture]:
         2, 2 if elastic else 1, height_ratios=[1.1, body], width_ratios=[2.1, 1] if elastic else None
     )
     curve, bars = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
-    low, high = FIBER_RANGE
+    low, high = evidence.penalties.fiber_length_range
     limits = (min(0.35, length.min() - 0.05), max(1.7, length.max() + 0.05))
 
     x = np.linspace(*limits, 300)
@@ -461,7 +460,7 @@ def _fibers(evidence: Evidence) -> list[Picture]:
     if elastic:
         ax = figure.add_subplot(grid[1, 1], sharey=bars)
         peak = strain.max(axis=0)
-        limit = 100 * MAX_TENDON_STRAIN
+        limit = 100 * evidence.penalties.max_tendon_strain
         ax.barh(y, peak, height=0.55, color=[FLAG if p > limit else AFTER for p in peak])
         if evidence.calibrated:
             ax.plot(

@@ -1,7 +1,8 @@
 """What the numbers mean: a verdict in plain words, findings, and what to do about each.
 
 The limits below are conventions of this report, chosen to point a reader at what deserves a look. They are no test of
-significance, and a model may be good enough for one question with numbers that are too poor for another.
+significance, and a model may be good enough for one question with numbers that are too poor for another. How long a
+fiber and how strained a tendon may be is the study's to say (``Penalties``).
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from nms_gym.model.parameters import KINDS
 GOOD_R2, FAIR_R2 = 0.8, 0.6
 OVERFIT_GAP = 0.1
 WORSE_BY = 0.005
-FIBER_RANGE = (0.5, 1.5)
-MAX_TENDON_STRAIN = 0.10
 FAR_SDS = 2.0
 LAG, LAG_GAIN = 0.015, 0.02
 OFFSET_SHARE = 0.5
@@ -341,7 +340,8 @@ def _muscles(evidence: Evidence) -> list[Finding]:
     muscles = evidence.model.muscles
     passive = set(evidence.model.passive_muscles)
     length, strain = evidence.pooled("fiber_length"), evidence.pooled("tendon_strain")
-    low, high = FIBER_RANGE
+    low, high = evidence.penalties.fiber_length_range
+    most = evidence.penalties.max_tendon_strain
     outside = ((length < low) | (length > high)).mean(axis=0)
     listing = [
         f"{m} ({number(length[:, i].min())}–{number(length[:, i].max())}, {share(outside[i])} of the time"
@@ -359,16 +359,12 @@ def _muscles(evidence: Evidence) -> list[Finding]:
                 "tendon slack length of those muscles, or let these be fitted.",
             )
         )
-    listing = [
-        f"{m} ({percent(strain[:, i].max(), 1)})"
-        for i, m in enumerate(muscles)
-        if strain[:, i].max() > MAX_TENDON_STRAIN
-    ]
+    listing = [f"{m} ({percent(strain[:, i].max(), 1)})" for i, m in enumerate(muscles) if strain[:, i].max() > most]
     if listing:
         found.append(
             Finding(
                 "caution",
-                f"Tendon strain exceeds {percent(MAX_TENDON_STRAIN)}: {some(listing, 6)}.",
+                f"Tendon strain exceeds {100 * most:g} %: {some(listing, 6)}.",
                 "For overstrained tendons, check maximum isometric force and tendon slack length of those muscles.",
             )
         )

@@ -23,6 +23,7 @@ import numpy as np
 from calibration.cross_validation import CrossValidation
 from calibration.excitations.synergies import Synergies
 from calibration.fitting import CalibrationResult
+from calibration.problem import Penalties
 from calibration.report.analysis import analysis_tables, band_pictures, synergy_table, validation_tables
 from calibration.report.evidence import Evidence, Fitted, collect
 from calibration.report.figures import Picture, draw
@@ -30,9 +31,7 @@ from calibration.report.names import joint_name, number, percent, plural, share,
 from calibration.report.verdict import (
     FAIR_R2,
     FAR_SDS,
-    FIBER_RANGE,
     GOOD_R2,
-    MAX_TENDON_STRAIN,
     judge,
     next_steps,
     undriven_shares,
@@ -61,6 +60,7 @@ def write_report(
     synergies: Synergies | None = None,
     validation: CrossValidation | None = None,
     films: Sequence[Picture] = (),
+    penalties: Penalties | None = None,
 ) -> Path:
     """Write ``report.html`` and ``figures/*.png`` into ``folder``, which is made when missing.
 
@@ -77,6 +77,7 @@ def write_report(
         synergies: that were extracted for the subject; adds how much they explain.
         validation: what was left out in turn; adds the errors by prior strength.
         films: of the person in an environment; adds a section.
+        penalties: of the problem, whose limits of fiber length and tendon strain are shown; by default the usual ones.
 
     Returns:
         Path of the HTML file.
@@ -88,7 +89,7 @@ def write_report(
     target = Path(folder)
     if target.exists() and not target.is_dir():
         raise InputError(f"{target}: the report needs a folder, this is a file; give another name")
-    evidence = collect(subject, train, held_out, result)
+    evidence = collect(subject, train, held_out, result, penalties)
     pictures = draw(evidence)
     pictures["uncertainty"] = [] if analysis is None else band_pictures(analysis)
     pictures["motion"] = list(films)
@@ -193,7 +194,7 @@ def _page(
         channels=_channel_table(evidence),
         passive=evidence.model.passive_muscles,
         undriven={joint_name(c): percent(s) for c, s in undriven_shares(evidence).items()},
-        fiber_range=FIBER_RANGE,
+        fiber_range=evidence.penalties.fiber_length_range,
         far_sds=FAR_SDS,
         fitted=[_fitted_row(f) for f in evidence.fitted],
         at_bound=sum(f.at_bound for f in evidence.fitted),
@@ -348,7 +349,7 @@ def _muscle_table(evidence: Evidence) -> list[dict[str, Any]]:
     length, strain = evidence.pooled("fiber_length"), evidence.pooled("tendon_strain")
     excitation, force = evidence.pooled("excitation"), evidence.pooled("tendon_force")
     weights = np.asarray(model.channel_weights)
-    low, high = FIBER_RANGE
+    low, high = evidence.penalties.fiber_length_range
     rows = []
     for i, m in enumerate(model.muscles):
         channels = [model.channels[c] for c in np.flatnonzero(weights[i])]
@@ -363,7 +364,7 @@ def _muscle_table(evidence: Evidence) -> list[dict[str, Any]]:
                 "outside": bool((length[:, i] < low).any() or (length[:, i] > high).any()),
                 "share": share(float(((length[:, i] < low) | (length[:, i] > high)).mean())),
                 "strain": number(100 * strain[:, i].max(), 1) if model.settings.tendon != "rigid" else "–",
-                "overstrained": bool(strain[:, i].max() > MAX_TENDON_STRAIN),
+                "overstrained": bool(strain[:, i].max() > evidence.penalties.max_tendon_strain),
                 "excitation": number(excitation[:, i].max()),
                 "force": number(force[:, i].max(), 0),
             }

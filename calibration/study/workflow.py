@@ -234,6 +234,7 @@ def write_study_report(folder: Path, study: Study, outcome: Outcome, films: Sequ
         synergies=study.synergies,
         validation=outcome.validation,
         films=films,
+        penalties=study.penalties,
     )
 
 

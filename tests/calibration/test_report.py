@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from calibration.fitting import Status, fit
-from calibration.problem import DEFAULT_FREE, Free, Problem
+from calibration.problem import DEFAULT_FREE, Free, Penalties, Problem
 from calibration.report.evidence import collect
 from calibration.report.names import joint_name, number, share, significant
 from calibration.report.verdict import judge
@@ -333,6 +333,31 @@ def test_good_predictions_get_a_good_verdict(study):
     assert verdict.headline == "Predicts unseen data well."
     assert "R² 1.00" in verdict.text
     assert not [f for f in findings if f.level == "problem"]
+
+
+def test_limits_of_fibers_and_tendons_are_the_study_s_own(study, tmp_path):
+    subject, train, held_out, _ = study
+    own = Penalties(fiber_length_range=(0.9, 1.1), max_tendon_strain=0.045)
+    text = write_report(tmp_path, subject=subject, train=train, held_out=held_out, penalties=own).read_text("utf-8")
+    page = Page(text)
+    assert "leave the working range 0.9–1.1" in page.text
+    assert "Time outside 0.9–1.1" in page.text
+    assert "shaded: working range 0.9–1.1" in page.text
+    assert "0.5–1.5" not in page.text
+    lengths = np.concatenate(
+        [np.asarray(r.after.fiber_length) for s in collect(subject, train, held_out, None).sets for r in s.runs]
+    )
+    assert ((lengths > 0.5) & (lengths < 1.5)).all()  # nothing leaves the usual range
+    assert "leave the working range" not in _findings(subject, train, held_out)
+    outside = ((lengths < 0.9) | (lengths > 1.1)).any(axis=0)
+    for muscle, leaves in zip(MUSCLES, outside, strict=True):
+        assert bool(re.search(rf'class="flag"><td><code>{muscle}</code>', text)) == leaves
+    # The tendon's limit, of the same person with tendons that stretch.
+    elastic = dataclasses.replace(subject, model=_model("elastic"), start=None)
+    strain = max(predict_segment(elastic.model, elastic.params, w).tendon_strain[w.scored].max() for w in train)
+    for limit, said in ((0.5 * strain, True), (2.0 * strain, False)):
+        _, findings = judge(collect(elastic, train, {}, None, Penalties(max_tendon_strain=float(limit))))
+        assert any(f"Tendon strain exceeds {100 * limit:g} %" in f.text for f in findings) == said
 
 
 def test_overfit_and_worse_than_uncalibrated_are_problems(study):
