@@ -31,6 +31,7 @@ from .model.forward import kinematics_at as kinematics_at
 from .model.forward import neuromuscular_step as neuromuscular_step
 from .model.parameters import NmsParams as NmsParams
 from .model.parameters import make_params as make_params
+from .model.replay import Replay as Replay
 from .model.replay import Segment as Segment
 from .model.replay import make_segment as make_segment
 from .model.replay import predict_moments as predict_moments
