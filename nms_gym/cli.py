@@ -162,7 +162,10 @@ def _filmed(env: Any, path: Path, policy: str = "baseline", seed: int = 0, fps: 
 
 @app.command()
 def calibrate(
-    study_file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="What to fit to what; see the README.")],
+    study_file: Annotated[
+        Path,
+        typer.Argument(metavar="STUDY.toml", help="What to fit to what; asset:demo/study.toml is the shipped one."),
+    ],
     output: OutputOption = None,
     solver: Annotated[
         str | None, typer.Option(help="lm, adam, adabelief, lion or rmsprop; overrides the study.")
@@ -576,15 +579,22 @@ def environments(
 
 
 @app.command()
-def reference(output: OutputOption = None) -> None:
+def reference(
+    output: OutputOption = None,
+    study_keys: Annotated[
+        bool,
+        typer.Option("--study-keys", help="The keys of a study's TOML file instead, and the studies of the folder."),
+    ] = False,
+) -> None:
     """Write the reference page: curves, equations, constants, parameters, units, signs and sources, with plots."""
+    from calibration.study.reference import write_study_reference
     from calibration.study.workflow import make_folder
     from nms_gym.pages.reference import write_reference
 
     began = time.perf_counter()
     folder = output or Path("nms-gym-out") / "reference"
     make_folder(folder)
-    _done(write_reference(folder), began)
+    _done([write_study_reference(folder)] if study_keys else write_reference(folder), began)
 
 
 def _split(text: str) -> list[str]:

@@ -1,107 +1,102 @@
-"""Reading a study's TOML: keys taken one by one, paths, and messages that say where they come from."""
+"""Reading a study's TOML: tables checked against the schema, paths, and messages that say where they come from."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calibration.study.checks import is_kind, names_of
+from calibration.study.schema import REQUIRED, TABLES, Key
+from nms_gym._assets import asset_path
 from nms_gym.errors import InputError, near
-from nms_gym.recording.storage import require_unique
 
-# What a study's author calls the types of TOML.
-TYPE_NAMES = {
-    str: "text in quotes",
-    float: "a finite number",
-    int: "a whole number",
-    bool: "true or false",
-    list: "a list [...]",
-    dict: "a table of keys",
+# What a key's value may be: whether it is, and what is taken from it.
+_VALUES: Mapping[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
+    "text": (lambda v: is_kind(v, str), str),
+    "number": (lambda v: is_kind(v, float), float),
+    "whole number": (lambda v: is_kind(v, int), int),
+    "true or false": (lambda v: is_kind(v, bool), bool),
+    "names": (lambda v: True, lambda v: v),
+    "text or names": (lambda v: is_kind(v, str) or isinstance(v, list), lambda v: v),
+    "list": (lambda v: is_kind(v, list), list),
+    "table": (lambda v: isinstance(v, Mapping), dict),
+    "text or table": (lambda v: is_kind(v, str) or isinstance(v, Mapping), lambda v: v),
+    "names or table": (lambda v: isinstance(v, list | Mapping), lambda v: v),
+    "windows": (lambda v: isinstance(v, bool | list), lambda v: v),
+}
+_EXPECTED = {
+    "text": "text in quotes",
+    "number": "a finite number",
+    "whole number": "a whole number",
+    "true or false": "true or false",
+    "text or names": "text in quotes, or a list of names",
+    "list": "a list [...]",
+    "table": "a table of keys",
+    "text or table": "text in quotes or a table of keys",
+    "names or table": "a table of keys or a list [...]",
+    "windows": "true, or windows [[start, stop], ...] in s",
 }
 
 
-class Keys:
-    """A TOML table whose keys are taken one by one; what is left over at the end was misspelt."""
+def read_keys(where: str, table: Any, name: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Every key of a TOML table by ``schema.TABLES[name]``: checked, or its default.
 
-    def __init__(self, where: str, table: Any) -> None:
-        if not isinstance(table, Mapping):
-            raise InputError(f"{where} is {table!r}; expected {TYPE_NAMES[dict]}")
-        self.where, self._table, self._known = where, dict(table), []
+    Args:
+        where: for messages.
+        table: from the TOML file.
+        name: of the table in the schema.
+        given: defaults that differ from the schema's.
 
-    def take(self, key: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
-        """The value of a key, checked; without a default the key is required."""
-        self._known.append(key)
-        if key not in self._table:
-            if default is ...:
-                raise InputError(f"{self.where}: {key!r} is missing; it is required. {near(key, list(self._table))}")
-            return default
-        value = self._table.pop(key)
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        if not any(is_kind(value, k) for k in kinds):
-            expected = " or ".join(TYPE_NAMES[k] for k in kinds)
-            raise InputError(f"{self.where}: {key} is {value!r}; expected {expected}")
-        return float(value) if kinds == (float,) else value
-
-    def names(self, key: str, default: Any = ...) -> tuple[str, ...]:
-        """A list of names; empty where the default is None and the key absent."""
-        names = self.take(key, list, default)
-        if names is None:
-            return ()
-        return names_of(f"{self.where}: {key}", names)
-
-    def table(self, key: str, default: Any = ...) -> Keys:
-        """A table inside this one."""
-        return Keys(f"{self.where} [{key}]", self.take(key, dict, default))
-
-    def rest(self) -> dict[str, Any]:
-        """All that was not taken yet."""
-        taken, self._table = self._table, {}
-        return taken
-
-    def finish(self) -> None:
-        """Refuse what was not taken."""
-        if self._table:
-            wrong = next(iter(self._table))
-            raise InputError(f"{self.where}: unknown key {wrong!r}; {near(wrong, self._known)}")
+    Raises:
+        InputError: a key is missing, unknown or of another type.
+    """
+    if not isinstance(table, Mapping):
+        raise InputError(f"{where} is {table!r}; expected {_EXPECTED['table']}")
+    known = TABLES[name].keys
+    values: dict[str, Any] = {}
+    for key in known:
+        default = (given or {}).get(key.name, key.default)
+        if key.name in table:
+            values[key.name] = _value(where, key, table[key.name], default)
+        elif default is REQUIRED:
+            left = [k for k in table if k not in {other.name for other in known}]
+            raise InputError(f"{where}: {key.name!r} is missing; it is required. {near(key.name, left)}")
+        else:
+            values[key.name] = default
+    names = [key.name for key in known]
+    for key in table:
+        if key not in names:
+            raise InputError(f"{where}: unknown key {key!r}; {near(key, names)}")
+    return values
 
 
-def is_kind(value: Any, kind: type) -> bool:
-    """Whether a TOML value is of a type; whole numbers are numbers, true and false are not."""
-    if isinstance(value, bool):
-        return kind is bool
-    if kind is float:
-        return isinstance(value, int | float) and math.isfinite(value)
-    return isinstance(value, kind)
+def _value(where: str, key: Key, value: Any, default: Any) -> Any:
+    if key.kind == "names":
+        return names_of(f"{where}: {key.name}", value)
+    if key.kind == "numbers":
+        return _numbers(where, key.name, value, default)
+    fits, taken = _VALUES[key.kind]
+    if not fits(value):
+        raise InputError(f"{where}: {key.name} is {value!r}; expected {_EXPECTED[key.kind]}")
+    return taken(value)
 
 
-def names_of(where: str, names: Any) -> tuple[str, ...]:
-    """Names, checked: a list of different words."""
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        raise InputError(f"{where} is {names!r}; expected a list of names, each in quotes")
-    require_unique(names, "names", where)
-    return tuple(names)
+def _numbers(where: str, name: str, value: Any, like: tuple[float, ...]) -> tuple[float, ...]:
+    """As many numbers as the default has."""
+    if not isinstance(value, list) or len(value) != len(like) or not all(is_kind(v, float) for v in value):
+        raise InputError(f"{where}: {name} is {value!r}; expected {len(like)} numbers, such as {list(like)}")
+    return tuple(float(v) for v in value)
 
 
-@contextmanager
-def at(where: str) -> Iterator[None]:
-    """Errors inside say where in the study they come from."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-
-
-def require_file_name(name: str, where: str) -> None:
-    """Raise ``InputError`` unless a trial or study of that name can be a file everywhere."""
-    if not re.fullmatch(r'[^\\/:*?"<>|\x00-\x1f]+', name) or not name.strip(" ."):
-        raise InputError(f"{where}: the name {name!r} cannot be that of a file; use letters, digits, '_' and '-'")
+def study_path(path: str | os.PathLike[str]) -> Path:
+    """Path of a study file; ``asset:demo/study.toml`` is the shipped one."""
+    text = str(path)
+    return asset_path(text.removeprefix("asset:")) if text.startswith("asset:") else Path(path)
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -134,32 +129,6 @@ class Folder:
             )
         return path
 
-    def optional(self, keys: Keys, key: str) -> Path | None:
-        """The path under a key, or None where the key is absent."""
-        text = keys.take(key, str, None)
-        return None if text is None else self.path(text, f"{keys.where}: {key}")
-
-
-def from_table(cls: Any, keys: Keys, skip: tuple[str, ...] = ()) -> Any:
-    """A dataclass of plain numbers, strings and tuples of numbers from a table of the same keys."""
-    values = {}
-    for f in dataclasses.fields(cls):
-        if f.name in skip:
-            continue
-        if isinstance(f.default, tuple):
-            values[f.name] = numbers(keys, f.name, f.default)
-        else:
-            # An option that is off by default is a number when given.
-            kind = float if f.default is None else type(f.default)
-            values[f.name] = keys.take(f.name, kind, f.default)
-    keys.finish()
-    with at(keys.where):
-        return cls(**values)
-
-
-def numbers(keys: Keys, key: str, default: Sequence[float]) -> tuple[float, ...]:
-    """As many numbers as the default has."""
-    given = keys.take(key, list, list(default))
-    if len(given) != len(default) or not all(is_kind(v, float) for v in given):
-        raise InputError(f"{keys.where}: {key} is {given!r}; expected {len(default)} numbers, such as {list(default)}")
-    return tuple(float(v) for v in given)
+    def optional(self, text: str | None, what: str) -> Path | None:
+        """The path, or None where there is no text."""
+        return None if text is None else self.path(text, what)

@@ -9,97 +9,112 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from calibration.study.keys import Folder, Keys
+from calibration.study.keys import Folder, read_keys
 from nms_gym.errors import InputError, listed, near
 from nms_gym.model.replay import Replay, Segment
 from nms_gym.model.structure import NmsModel
 from nms_gym.muscle.geometry import check_domain, lengths_and_moment_arms
+from nms_gym.recording.storage import read_npz
 
 # s between poses: long enough for every fiber to come to rest.
 POSE_STEP = 10.0
 
 
-@dataclass(frozen=True)
-class PassiveFile:
-    """One ``[[passive]]`` table: an .npz file and what its arrays are. A leading trial axis is optional."""
-
-    where: str
-    file: Path
-    roles: dict[str, str]
-
-
-def read_passive(where: str, table: Any, folder: Folder) -> PassiveFile:
-    """A table's keys, checked; the file is read when the model is known."""
-    keys = Keys(where, table)
-    file = folder.path(keys.take("file", str), f"{where}: file")
-    roles = {"coordinates": keys.take("coordinates", str), "moments": keys.take("moments", str)}
-    for role in ("q", "muscles", "lengths", "moment_arms"):
-        name = keys.take(role, str, None)
-        if name is not None:
-            roles[role] = name
-    keys.finish()
-    tables = {"muscles", "lengths", "moment_arms"}
-    if "q" not in roles and not tables <= set(roles):
-        raise InputError(f"{where}: give 'q' (for a model with muscle paths), or 'muscles', 'lengths', 'moment_arms'")
-    return PassiveFile(where, file, roles)
-
-
-def passive_segments(source: PassiveFile, model: NmsModel, coordinates: Sequence[str]) -> tuple[Segment, ...]:
-    """The trials of a file that have moments of ``coordinates``, ready to calibrate; NaN where not known.
+@dataclass(frozen=True, eq=False)
+class PassiveRecording:
+    """Passive trials as arrays, by name; an axis of trials may come before the others.
 
     Raises:
-        InputError: an array, muscle or coordinate is missing or of the wrong shape, or no trial has a moment.
+        InputError: neither joint angles nor muscle tables.
     """
-    try:
-        with np.load(source.file, allow_pickle=False) as stored:
-            for name in source.roles.values():
-                if name not in stored.files:
-                    raise InputError(f"{source.where}: {source.file} has no array {name!r}; {near(name, stored.files)}")
-            arrays = {role: stored[name] for role, name in source.roles.items()}
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        raise InputError(f"{source.where}: {source.file} is no readable .npz file ({error})") from error
-    joints = [str(c) for c in arrays["coordinates"]]
+
+    name: str
+    coordinates: tuple[str, ...]
+    """K names"""
+    moments: np.ndarray
+    """(T, K) N·m; not a number where unknown"""
+    q: np.ndarray | None = None
+    """(T, K) rad, for a model with muscle paths"""
+    muscles: tuple[str, ...] = ()
+    """M names"""
+    lengths: np.ndarray | None = None
+    """(T, M) m"""
+    moment_arms: np.ndarray | None = None
+    """(T, K, M) m"""
+    where: str = ""
+    """for messages; by default by its name"""
+
+    def __post_init__(self) -> None:
+        if not self.where:
+            object.__setattr__(self, "where", f"passive recording {self.name!r}")
+        tables = bool(self.muscles) and self.lengths is not None and self.moment_arms is not None
+        if self.q is None and not tables:
+            raise InputError(
+                f"{self.where}: give 'q' (for a model with muscle paths), or 'muscles', 'lengths', 'moment_arms'"
+            )
+
+
+def read_passive(where: str, table: Any, folder: Folder) -> PassiveRecording:
+    """One ``[[passive]]`` table: an .npz file and what its arrays are."""
+    keys = read_keys(where, table, "passive")
+    file = folder.path(keys.pop("file"), f"{where}: file")
+    roles = {role: key for role, key in keys.items() if key is not None}
+    stored = read_npz(file, roles.values())
+    for key in roles.values():
+        if key not in stored:
+            raise InputError(f"{where}: {file} has no array {key!r}; {near(key, stored)}")
+    arrays: dict[str, Any] = {role: stored[key] for role, key in roles.items()}
+    for role in ("coordinates", "muscles"):
+        if role in arrays:
+            arrays[role] = tuple(str(name) for name in arrays[role])
+    return PassiveRecording(file.stem, where=where, **arrays)
+
+
+def passive_segments(source: PassiveRecording, model: NmsModel, coordinates: Sequence[str]) -> tuple[Segment, ...]:
+    """The trials that have moments of ``coordinates``, ready to calibrate; NaN where not known.
+
+    Raises:
+        InputError: a muscle or coordinate is missing, an array is of the wrong shape, or no trial has a moment.
+    """
+    joints = list(source.coordinates)
     missing = [c for c in coordinates if c not in joints]
     if missing:
-        raise InputError(f"{source.where}: no passive moments of {listed(missing)}; the file has {listed(joints)}")
+        raise InputError(f"{source.where}: no passive moments of {listed(missing)}; there are {listed(joints)}")
     columns = [joints.index(c) for c in coordinates]
-    moments = _trials(source, arrays, "moments", 2)[..., columns]
-    if "lengths" in arrays:
-        names = [str(m) for m in arrays["muscles"]]
+    moments = _trials(source, "moments", 2)[..., columns]
+    if source.lengths is not None:
+        names = list(source.muscles)
         absent = [m for m in model.muscles if m not in names]
         if absent:
-            raise InputError(f"{source.where}: no muscle {listed(absent)} in {source.file}; {near(absent[0], names)}")
+            raise InputError(f"{source.where}: no muscle {listed(absent)}; {near(absent[0], names)}")
         rows = [names.index(m) for m in model.muscles]
-        lengths = _trials(source, arrays, "lengths", 2)[..., rows]
-        arms = _trials(source, arrays, "moment_arms", 3)[:, :, columns][..., rows]
+        lengths = _trials(source, "lengths", 2)[..., rows]
+        arms = _trials(source, "moment_arms", 3)[:, :, columns][..., rows]
     else:
-        lengths, arms = _from_paths(source, model, joints, _trials(source, arrays, "q", 2), coordinates)
+        lengths, arms = _from_paths(source, model, joints, _trials(source, "q", 2), coordinates)
     if not (moments.shape[:2] == lengths.shape[:2] == arms.shape[:2]):
         raise InputError(
             f"{source.where}: moments {moments.shape}, lengths {lengths.shape} and moment arms {arms.shape} differ in "
             "their trials or samples"
         )
     found = [
-        _segment(f"{source.file.stem} {i + 1}", model, coordinates, m, length, arm)
+        _segment(f"{source.name} {i + 1}", model, coordinates, m, length, arm)
         for i, (m, length, arm) in enumerate(zip(moments, lengths, arms, strict=True))
         if np.isfinite(m).any()
     ]
     if not found:
-        raise InputError(f"{source.where}: {source.file} has no passive moment of {listed(coordinates)}")
+        raise InputError(f"{source.where}: {source.name} has no passive moment of {listed(coordinates)}")
     return tuple(found)
 
 
-def _trials(source: PassiveFile, arrays: dict[str, Any], role: str, axes: int) -> np.ndarray:
+def _trials(source: PassiveRecording, role: str, axes: int) -> np.ndarray:
     """An array with a leading trial axis, float64."""
-    array = np.asarray(arrays[role], float)
+    array = np.asarray(getattr(source, role), float)
     if array.ndim == axes:
         array = array[None]
     if array.ndim != axes + 1:
@@ -108,7 +123,7 @@ def _trials(source: PassiveFile, arrays: dict[str, Any], role: str, axes: int) -
 
 
 def _from_paths(
-    source: PassiveFile, model: NmsModel, joints: list[str], q: np.ndarray, coordinates: Sequence[str]
+    source: PassiveRecording, model: NmsModel, joints: list[str], q: np.ndarray, coordinates: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     if model.paths is None:
         raise InputError(f"{source.where}: the model has no muscle paths; give 'muscles', 'lengths' and 'moment_arms'")

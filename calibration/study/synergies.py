@@ -12,8 +12,8 @@ import numpy as np
 from calibration.excitations.expected import Belief, with_prior
 from calibration.excitations.synergies import CHANNEL_VAF, TOTAL_VAF, Synergies, add_synergies, extract
 from calibration.problem import DEFAULT_FREE, Free
-from calibration.study.keys import Keys, at
-from nms_gym.errors import InputError
+from calibration.study.checks import at
+from nms_gym.errors import InputError, listed
 from nms_gym.model.parameters import NmsParams
 from nms_gym.model.replay import Segment
 from nms_gym.model.structure import NmsModel
@@ -25,10 +25,14 @@ MODES = ("emg_driven", "synergy_hybrid", "synergy_only")
 
 @dataclass(frozen=True)
 class SynergyPlan:
-    """The ``[synergies]`` table. Without one, a study is EMG-driven."""
+    """The ``[synergies]`` table. Without one, a study is EMG-driven.
 
-    where: str
-    mode: str = "emg_driven"
+    Raises:
+        InputError: an unknown mode or prior, or a number out of its range.
+    """
+
+    mode: str = "synergy_hybrid"
+    """one of ``MODES``"""
     number: int | None = None
     method: str = "nmf"
     total_vaf: float = TOTAL_VAF
@@ -49,42 +53,24 @@ class SynergyPlan:
     gait: bool = False
     """whether published timing of muscles in gait may be part of what is expected"""
 
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InputError(f"mode is {self.mode!r}; use one of {listed(MODES)}")
+        if self.prior not in PRIORS:
+            raise InputError(f"prior is {self.prior!r}; use one of {listed(PRIORS)}")
+        for name, low, high in (("total_vaf", 0.0, 1.0), ("channel_vaf", 0.0, 1.0), ("weight", 0.0, 1.0)):
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"{name} is {getattr(self, name):g}; expected {low:g} to {high:g}")
+        for trial, task in self.tasks.items():
+            if not isinstance(task, str) or not task:
+                raise InputError(f"the task of {trial!r} is {task!r}; expected a name in quotes")
+        if not self.tightness > 0:
+            raise InputError(f"tightness is {self.tightness:g}; expected a number above 0")
+        if self.restarts < 0 or self.seed < 0:
+            raise InputError(f"restarts is {self.restarts}, seed {self.seed}; expected 0 or more")
 
-def read_plan(keys: Keys) -> SynergyPlan:
-    """The table, with every key checked."""
-    plan = SynergyPlan(
-        where=keys.where,
-        mode=keys.take("mode", str, "synergy_hybrid"),
-        number=keys.take("number", int, None),
-        method=keys.take("method", str, "nmf"),
-        total_vaf=keys.take("total_vaf", float, TOTAL_VAF),
-        channel_vaf=keys.take("channel_vaf", float, CHANNEL_VAF),
-        restarts=keys.take("restarts", int, 10),
-        seed=keys.take("seed", int, 0),
-        muscles=keys.names("muscles", None),
-        residuals=keys.take("residuals", bool, False),
-        tasks=keys.take("tasks", dict, {}),
-        weight=keys.take("weight", float, 0.1),
-        prior=keys.take("prior", str, "flat"),
-        tightness=keys.take("tightness", float, 1.0),
-        gait=keys.take("gait", bool, False),
-    )
-    keys.finish()
-    if plan.mode not in MODES:
-        raise InputError(f"{keys.where}: mode is {plan.mode!r}; use one of {', '.join(map(repr, MODES))}")
-    if plan.prior not in PRIORS:
-        raise InputError(f"{keys.where}: prior is {plan.prior!r}; use one of {', '.join(map(repr, PRIORS))}")
-    for name, low, high in (("total_vaf", 0.0, 1.0), ("channel_vaf", 0.0, 1.0), ("weight", 0.0, 1.0)):
-        if not low <= getattr(plan, name) <= high:
-            raise InputError(f"{keys.where}: {name} is {getattr(plan, name):g}; expected {low:g} to {high:g}")
-    for trial, task in plan.tasks.items():
-        if not isinstance(task, str) or not task:
-            raise InputError(f"{keys.where}: the task of {trial!r} is {task!r}; expected a name in quotes")
-    if not plan.tightness > 0:
-        raise InputError(f"{keys.where}: tightness is {plan.tightness:g}; expected a number above 0")
-    if plan.restarts < 0 or plan.seed < 0:
-        raise InputError(f"{keys.where}: restarts is {plan.restarts}, seed {plan.seed}; expected 0 or more")
-    return plan
+
+EMG_DRIVEN = SynergyPlan(mode="emg_driven")
 
 
 @dataclass(frozen=True)
@@ -98,7 +84,12 @@ class Driven:
 
 
 def drive(
-    plan: SynergyPlan, model: NmsModel, start: NmsParams, windows: Sequence[Segment], passive: Sequence[str]
+    plan: SynergyPlan,
+    model: NmsModel,
+    start: NmsParams,
+    windows: Sequence[Segment],
+    passive: Sequence[str],
+    where: str,
 ) -> Driven:
     """Extract synergies from the training windows' envelopes and let them drive the muscles of the plan.
 
@@ -108,13 +99,14 @@ def drive(
         start: its parameters.
         windows: training windows of that model; nothing else is looked at.
         passive: muscles that are to stay without excitation.
+        where: for messages.
 
     Raises:
         InputError: see ``extract`` and ``add_synergies``.
     """
     if plan.mode == "emg_driven":
         return Driven(model, start, None, None)
-    with at(plan.where):
+    with at(where):
         muscles = plan.muscles or tuple(m for m in model.passive_muscles if m not in passive)
         found = extract(
             [np.asarray(w.replay.excitations) for w in windows],
@@ -133,7 +125,7 @@ def drive(
 
 
 def expected(
-    plan: SynergyPlan, driven: Driven, windows: Sequence[Segment], free: tuple[Free, ...]
+    plan: SynergyPlan, driven: Driven, windows: Sequence[Segment], free: tuple[Free, ...], where: str
 ) -> tuple[NmsParams, tuple[Free, ...]]:
     """Start and freedom with the prior of the plan: unchanged where it is flat.
 
@@ -142,7 +134,7 @@ def expected(
     """
     if plan.prior == "flat" or driven.synergies is None:
         return driven.start, free
-    with at(plan.where):
+    with at(where):
         belief = Belief(tightness=plan.tightness)
         weights = next((f for f in free if f.kind == "synergy_weight"), DEFAULT_FREE["synergy_weight"])
         start, weights, _ = with_prior(driven.model, driven.start, windows, belief, gait=plan.gait, free=weights)

@@ -14,8 +14,9 @@ import numpy as np
 from calibration.cross_validation import CrossValidation, cross_validate, with_prior_strength
 from calibration.excitations.assisted import Assistance, assist
 from calibration.fitting import CalibrationResult, Progress, Status, fit, polished
-from calibration.study.keys import at
-from calibration.study.read import Say, Study, require_file_name
+from calibration.study.build import Study
+from calibration.study.checks import at, require_file_name
+from calibration.study.model import Say
 from calibration.uncertainty.analysis import Analysis, analyse
 from calibration.uncertainty.posterior import Interval
 from calibration.validation import compare, predict_segment, tabulate

@@ -11,7 +11,7 @@ import numpy as np
 
 from calibration.excitations.synergies import without_residuals
 from calibration.fitting import CalibrationResult, cost_by_block
-from calibration.study.read import Study
+from calibration.study.build import Study
 from calibration.uncertainty.identifiability import Identifiability, identifiability
 from calibration.uncertainty.posterior import Band, Interval, Posterior, bands, intervals, laplace, params_batch, sample
 from calibration.validation import evaluate

@@ -6,12 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from calibration.study.keys import Folder, Keys
 from calibration.study.model import read_parameters
 from nms_gym._assets import asset_path
 from nms_gym.anatomy import Frame, Linear, PathPoint
 from nms_gym.errors import InputError
-from nms_gym.excitation.channels import ChannelMap
 from nms_gym.files.model_file import model_from_osim, read_model_file, write_model_file
 from nms_gym.files.subject import default_subject, load_subject, save_subject
 from nms_gym.muscle.path_points import points_from_osim
@@ -130,11 +128,9 @@ def test_subject_carries_points(arm, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["asset:arm", "osim"])
-def test_a_study_reads_points(data, tmp_path, arm, source):
+def test_a_study_reads_points(data, arm, source):
     if source == "osim":
         source = str(data("arm26_elbow") / "original" / "arm26.osim")
-    keys = Keys("study [model]", {"file": source, "muscles": ["BRA", "BIClong"]})
-    channels = ChannelMap.from_channels({"b": ["BRA"]})
-    found = read_parameters(keys, Folder(tmp_path), channels, ("r_elbow_flex",))
+    found = read_parameters(source, ["BRA", "BIClong"], ["r_elbow_flex"])
     assert set(found.muscle_points) == {"BRA", "BIClong"}
     assert found.muscle_points["BRA"] == arm.muscle_points["BRA"]

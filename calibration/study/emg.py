@@ -1,0 +1,195 @@
+"""A study's EMG: from what was recorded to envelopes, normalised together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from calibration.study.checks import is_kind
+from nms_gym.errors import InputError, listed
+from nms_gym.excitation.emg import process_emg, remove_baseline
+from nms_gym.recording.storage import Table
+from nms_gym.recording.trial import UNDERSHOOT
+
+NORMALISATIONS = {
+    "session": "largest value in the training windows",
+    "all_trials": "largest value in all trials, held-out ones included",
+    "trial": "largest value of each trial by itself",
+    "mvc": "maximum voluntary contraction",
+    "none": "none",
+}
+"""``[emg] normalise`` -> what counts as full excitation, in words"""
+SAVED_REFERENCE = "that of the saved person"
+"""the same where a person's own values are used in place of the recordings'"""
+
+
+@dataclass(frozen=True)
+class EmgReference:
+    """What became 1 in a study's envelopes."""
+
+    kind: str
+    """in words, see ``NORMALISATIONS``"""
+    values: Mapping[str, float]
+    """channel -> value in the recording's unit; empty where every trial has its own"""
+
+
+FILTERS: Mapping[str, Any] = {"high_pass": 30.0, "low_pass": 6.0, "order": 4, "zero_lag": True, "notch": None}
+"""how raw EMG is filtered where a recipe does not say"""
+
+
+@dataclass(frozen=True)
+class EmgRecipe:
+    """How a study's EMG becomes envelopes; ``nms_gym.excitation.emg`` describes the steps.
+
+    Raises:
+        InputError: unknown kind or normalisation, filters of envelopes, or a reference that is not above 0.
+    """
+
+    kind: str = "envelope"
+    """"raw" or "envelope" """
+    high_pass: float | None = None
+    """Hz; this and the next four are for raw EMG, by default ``FILTERS``"""
+    low_pass: float | None = None
+    """Hz"""
+    order: int | None = None
+    zero_lag: bool | None = None
+    notch: float | None = None
+    """Hz"""
+    normalise: str = ""
+    """what becomes 1, one of ``NORMALISATIONS``; by default "session" for raw EMG and "none" for envelopes"""
+    mvc: Mapping[str, float] = field(default_factory=dict)
+    """channel -> reference value, for normalise = "mvc" """
+    baseline: float | None = None
+    """quantile taken for each channel's resting level in each trial and subtracted; off when absent"""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("raw", "envelope"):
+            raise InputError(f"kind is {self.kind!r}; use 'raw' or 'envelope'")
+        given = [name for name in FILTERS if getattr(self, name) is not None]
+        if self.kind == "envelope" and given:
+            raise InputError(f"{listed(given)} filters raw EMG only, but kind is 'envelope'; remove it")
+        if not self.normalise:
+            object.__setattr__(self, "normalise", "session" if self.kind == "raw" else "none")
+        if self.normalise not in NORMALISATIONS:
+            raise InputError(f"normalise is {self.normalise!r}; use one of {listed(NORMALISATIONS)}")
+        if self.mvc and self.normalise != "mvc":
+            raise InputError(f"mvc is given, but normalise is {self.normalise!r}; use normalise = 'mvc'")
+        for channel, value in self.mvc.items():
+            if not is_kind(value, float) or value <= 0:
+                raise InputError(f"mvc of {channel!r} is {value!r}; expected a number above 0")
+
+    @property
+    def filters(self) -> dict[str, Any]:
+        """As ``process_emg`` takes them."""
+        return {name: value if (given := getattr(self, name)) is None else given for name, value in FILTERS.items()}
+
+
+Times = Sequence[tuple[float, float]] | None
+"""windows of a trial, s; None for all of it"""
+
+
+def make_envelopes(
+    tables: Sequence[Table],
+    recipe: EmgRecipe,
+    where: str,
+    *,
+    train: Sequence[Times],
+    known: Mapping[str, float] | None = None,
+) -> tuple[list[Table], EmgReference]:
+    """Envelopes of all trials, normalised together where asked, and what they were divided by.
+
+    Args:
+        tables: EMG as recorded, one per trial.
+        recipe: how it becomes envelopes.
+        where: for messages.
+        train: training windows of each trial; "session" looks for its largest values in these alone, so that nothing
+            held out has a say in what the fit sees.
+        known: channel -> value to divide by instead of the largest one of these recordings.
+    """
+    made = [_envelope(t, recipe) for t in tables]
+    labels = made[0].labels
+    kind = NORMALISATIONS[recipe.normalise]
+    if recipe.normalise == "none":
+        return made, EmgReference(kind, dict.fromkeys(labels, 1.0))
+    if recipe.normalise == "trial":
+        return [_scaled(t, t.data.max(axis=0)) for t in made], EmgReference(kind, {})
+    if recipe.normalise == "mvc" or known:
+        given = recipe.mvc if recipe.normalise == "mvc" else dict(known or {})
+        kind = kind if recipe.normalise == "mvc" else SAVED_REFERENCE
+        missing = [c for c in labels if c not in given]
+        if missing:
+            raise InputError(
+                f"{where}: no {recipe.normalise} reference of channel {listed(missing)}; there are {listed(given)}"
+            )
+        values = np.array([float(given[c]) for c in labels])
+    else:
+        seen = [t.data for t in made]
+        if recipe.normalise == "session":
+            seen = _in_windows(made, train)
+            if not seen:
+                raise InputError(
+                    f"{where}: normalise is 'session', but no trial has a training window to take the largest value "
+                    "from; add one, or use normalise = 'mvc' or 'all_trials'"
+                )
+        values = np.max([data.max(axis=0) for data in seen], axis=0)
+    return [_scaled(t, values, kind) for t in made], EmgReference(kind, dict(zip(labels, values.tolist(), strict=True)))
+
+
+def _in_windows(tables: Sequence[Table], train: Sequence[Times]) -> list[np.ndarray]:
+    """Samples inside the training windows of each trial that has some."""
+    found = []
+    for table, windows in zip(tables, train, strict=True):
+        if windows is None:
+            found.append(table.data)
+            continue
+        for start, stop in windows:
+            inside = table.data[(table.time >= start) & (table.time <= stop)]
+            # A window that is empty or outside the recording is reported with the trial, which knows what there is.
+            found.append(inside if start < stop and len(inside) else table.data)
+    return found
+
+
+def _envelope(table: Table, recipe: EmgRecipe) -> Table:
+    """As recorded, or filtered, with the resting level removed."""
+    time, values = table.time, table.data
+    if recipe.kind == "raw":
+        envelope = process_emg(
+            time,
+            values,
+            table.labels,
+            **recipe.filters,
+            normalise="none",
+            step=0.005,
+            where=table.path,
+        ).table()
+        time, values = envelope.time, envelope.data
+    else:
+        _check_envelope(table)
+    if recipe.baseline is not None:
+        values = remove_baseline(values, recipe.baseline, table.path)
+    return dataclasses.replace(table, time=time, data=values)
+
+
+def _check_envelope(table: Table) -> None:
+    """Before the baseline is taken off: a quantile hides both where a gap is and that a signal was never rectified."""
+    for name, x in zip(table.labels, table.data.T, strict=True):
+        if not np.isfinite(x).all():
+            at = table.time[int(np.argmax(~np.isfinite(x)))]
+            raise InputError(f"{table.path}: EMG channel {name!r} has no finite value at time {at:.6g} s; fill the gap")
+        if x.min() < -UNDERSHOOT * np.abs(x).max():
+            raise InputError(
+                f"{table.path}: EMG channel {name!r} goes down to {x.min():.4g}; an envelope is not negative: "
+                "this looks unrectified; use kind = 'raw'"
+            )
+
+
+def _scaled(table: Table, reference: np.ndarray, kind: str = "largest value") -> Table:
+    # Not "<= 0": a reference taken from a recording with a gap is not a number, and the gap is reported with the trial.
+    dead = [c for c, v in zip(table.labels, reference, strict=True) if v <= 0]
+    if dead:
+        raise InputError(f"{table.path}: EMG channel {listed(dead)} never rises above 0 ({kind}); leave it out")
+    return dataclasses.replace(table, data=table.data / reference)
