@@ -23,7 +23,7 @@ import numpy as np
 
 from calibration.fitting import starting_points
 from calibration.problem import Layout, Penalties, Problem, params_at
-from calibration.residuals import Data, Quadratic, make_objective, predict
+from calibration.residuals import Data, Quadratic, make_objective, predict_stack
 from calibration.solvers.batch import Precision, cast, fast_compilation, make_advance, make_batches, solve
 from nms_gym.errors import InputError, listed
 from nms_gym.model.parameters import NmsParams
@@ -218,7 +218,7 @@ def _squared_errors(layout: Layout) -> Any:
     """Jitted: points ``(N, P)`` to sums of squared moment errors ``(N, S, K)``."""
 
     def of_one(model: NmsModel, data: Data, start: NmsParams, z: jax.Array) -> jax.Array:
-        moments = predict(model, params_at(layout, start, z), data.train.replay).moments
+        moments = predict_stack(model, params_at(layout, start, z), data.train.replay).moments
         errors = jax.numpy.where(data.train.weight > 0, moments - data.train.measured, 0.0)
         return jax.numpy.sum(errors**2, axis=1)
 

@@ -75,8 +75,8 @@ class Forces:
 
     tendon_force: Array
     """(S, T, M) N"""
-    terms: Array
-    """(B, S, T, M) what the blocks per muscle are made of, in tolerances"""
+    terms: dict[str, Array]
+    """(S, T, M) what each block per muscle is made of, in tolerances"""
     passive: Array | None
     """(S', T', M) N"""
 
@@ -129,7 +129,7 @@ def _stacked(segments: Sequence[Segment]) -> tuple[Replay, np.ndarray, np.ndarra
     return jax.tree.map(lambda *x: np.stack(x), *replays), np.array(measured), np.array(scored)
 
 
-def predict(model: NmsModel, params: NmsParams, replay: Replay) -> NmsOutput:
+def predict_stack(model: NmsModel, params: NmsParams, replay: Replay) -> NmsOutput:
     """``predict_moments`` over stacked segments ``(S, ...)``."""
     return jax.vmap(lambda r: predict_moments(model, params, r))(replay)
 
@@ -186,9 +186,9 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
 
     def forces(model: NmsModel, data: Data, start: NmsParams, z: Array) -> Forces:
         params = params_at(layout, start, z)
-        out = predict(model, params, data.train.replay)
-        passive = None if data.passive is None else predict(model, params, data.passive.replay).tendon_force
-        return Forces(out.tendon_force, jnp.stack([*muscle_terms(model, data, params, out).values()]), passive)
+        out = predict_stack(model, params, data.train.replay)
+        passive = None if data.passive is None else predict_stack(model, params, data.passive.replay).tendon_force
+        return Forces(out.tendon_force, muscle_terms(model, data, params, out), passive)
 
     def moment_residual(stack: Stack, tendon_force: Array) -> Array:
         moments = jnp.einsum("stkm,stm->stk", stack.replay.moment_arms, tendon_force)
@@ -196,6 +196,9 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
 
     def half_squares(x: Array) -> Array:
         return 0.5 * jnp.sum(x**2)
+
+    def stacked(terms: dict[str, Array], axis: int = 0) -> Array:
+        return jnp.stack([*terms.values()], axis=axis)
 
     def outer_blocks(data: Data, f: Forces, z: Array) -> dict[str, Array]:
         """Blocks that are not per muscle."""
@@ -207,17 +210,14 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
         return {**blocks, "prior": half_squares(z)}
 
     def total(data: Data, f: Forces, z: Array) -> Array:
-        return sum(outer_blocks(data, f, z).values(), half_squares(f.terms))
+        return sum(outer_blocks(data, f, z).values(), half_squares(stacked(f.terms)))
 
     def cost(model: NmsModel, data: Data, start: NmsParams, z: Array) -> Array:
         return total(data, forces(model, data, start, z), z)
 
     def blocks(model: NmsModel, data: Data, start: NmsParams, z: Array) -> dict[str, Array]:
-        params = params_at(layout, start, z)
-        out = predict(model, params, data.train.replay)
-        terms = muscle_terms(model, data, params, out)
         f = forces(model, data, start, z)
-        return {**outer_blocks(data, f, z), **{name: half_squares(x) for name, x in terms.items()}}
+        return {**outer_blocks(data, f, z), **{name: half_squares(x) for name, x in f.terms.items()}}
 
     def quadratic(model: NmsModel, data: Data, start: NmsParams, z: Array) -> Quadratic:
         def along(seed: Array) -> tuple[Forces, Forces]:
@@ -240,8 +240,9 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
             matrix = matrix + jacobian.T @ jacobian
         similar = data.similar.T @ data.similar
         # A term of muscle m involves m's parameters only: sum over time first, per muscle and pair of colors.
-        slope = jnp.einsum("cbstm,bstm->cm", df.terms, f.terms)
-        pairs = jnp.einsum("cbstm,dbstm->cdm", df.terms, df.terms)
+        terms, d_terms = stacked(f.terms), stacked(df.terms, axis=1)
+        slope = jnp.einsum("cbstm,bstm->cm", d_terms, terms)
+        pairs = jnp.einsum("cbstm,dbstm->cdm", d_terms, d_terms)
         return Quadratic(
             cost=total(data, f, z),
             gradient=gradient + jnp.einsum("cm,cmp->p", slope, pick) + similar @ z,

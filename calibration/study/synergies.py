@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from calibration.excitations.expected import Belief, with_prior
+from calibration.excitations.expected import ExcitationPrior, with_prior
 from calibration.excitations.synergies import CHANNEL_VAF, TOTAL_VAF, Synergies, add_synergies, extract
 from calibration.problem import DEFAULT_FREE, Free
 from calibration.study.checks import at
@@ -130,12 +130,12 @@ def expected(
     """Start and freedom with the prior of the plan: unchanged where it is flat.
 
     Raises:
-        InputError: see ``missing.with_prior``.
+        InputError: see ``excitations.expected.with_prior``.
     """
     if plan.prior == "flat" or driven.synergies is None:
         return driven.start, free
     with at(where):
-        belief = Belief(tightness=plan.tightness)
+        prior = ExcitationPrior(tightness=plan.tightness)
         weights = next((f for f in free if f.kind == "synergy_weight"), DEFAULT_FREE["synergy_weight"])
-        start, weights, _ = with_prior(driven.model, driven.start, windows, belief, gait=plan.gait, free=weights)
+        start, weights, _ = with_prior(driven.model, driven.start, windows, prior, gait=plan.gait, free=weights)
     return start, tuple(weights if f.kind == "synergy_weight" else f for f in free)

@@ -27,7 +27,7 @@ import numpy as np
 
 from calibration.fitting import CalibrationResult
 from calibration.problem import Layout, Penalties, Problem, params_at
-from calibration.residuals import Data, Quadratic, make_objective, predict
+from calibration.residuals import Data, Quadratic, make_objective, predict_stack
 from calibration.solvers.batch import Precision, cast, fast_compilation, make_batches
 from calibration.uncertainty.truncated_normal import log_box_probability, sample_box
 from calibration.validation import PADDING, float64
@@ -211,7 +211,7 @@ def _expansions(layout: Layout, penalties: Penalties) -> Any:
 
     def of_one(model: NmsModel, data: Data, start: NmsParams, points: jax.Array) -> Any:
         parts = jax.vmap(functools.partial(expand, layout, penalties, model, data, start))(points)
-        predicted = predict(model, params_at(layout, start, points[0]), data.train.replay)
+        predicted = predict_stack(model, params_at(layout, start, points[0]), data.train.replay)
         return parts, predicted.moments - data.train.measured
 
     return jax.jit(jax.vmap(of_one), compiler_options=fast_compilation())

@@ -6,8 +6,8 @@
 them, and what the calibrated model excites their muscles with is compared with what was recorded. All one-channel
 subsets, 30 three-channel ones and 15 of each other size up to 8, from a fixed seed (``--quick``: k = 1 and 3, the first
 10 of the same three-channel subsets). ``--tuning`` runs the recordings that the method's few numbers
-(``calibration.excitations.expected.Belief``) were chosen by, withholding their channels; scores of the reported ones
-did not count.
+(``calibration.excitations.expected.ExcitationPrior``) were chosen by, withholding their channels; scores of the
+reported ones did not count.
 
 Rows, all scored alike:
 
@@ -44,7 +44,7 @@ from scipy.optimize import nnls
 # Beside this script lies one named like the package; Python would find it first.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from calibration.excitations import expected as missing
+from calibration.excitations.expected import ExcitationPrior, Stretch, effort_pattern, synthesise, weight_prior
 from calibration.excitations.synergies import extract
 from calibration.problem import Layout, Problem, default_free, make_layout, params_at
 from calibration.residuals import Quadratic, make_data, make_objective
@@ -253,11 +253,11 @@ class Study:
         self.strength = r.parameters["max_isometric_force"] * np.cos(r.parameters["pennation_at_optimal"])
         self.window = counted(r.fit)
         self.later = None if r.later is None else replace(counted(r.later), moments=None)
-        self.effort = missing.effort_pattern(
+        self.effort = effort_pattern(
             self.window.moment_arms,
             self.strength,
             self.window.moments,  # type: ignore[arg-type]
-            missing.Belief().effort_tolerance,
+            ExcitationPrior().effort_tolerance,
         )
         self.problem = problem
         begin = time.perf_counter()
@@ -324,7 +324,7 @@ class Study:
     def withheld(self, subset: tuple[int, ...]) -> list[int]:
         return [i for g in subset for i in self.recording.groups[g]]
 
-    def expect(self, subset: tuple[int, ...], gait: bool = True, **belief: float) -> dict[str, Any]:
+    def expect(self, subset: tuple[int, ...], gait: bool = True, **prior: float) -> dict[str, Any]:
         """Signals expected of every muscle from the channels that are left, in the recorded channels' unit.
 
         A later stretch has no measured moments to expect effort from.
@@ -333,10 +333,10 @@ class Study:
         left = [i for i in range(len(r.channels)) if i not in self.withheld(subset)]
         given = [replace(w, envelopes=w.envelopes[:, left]) for w in (self.window, self.later) if w is not None]
         person = r.muscles, r.drives[:, left], self.strength
-        found = missing.synthesise(given[:1], *person, missing.Belief(**belief), gait=gait, efforts=[self.effort])
+        found = synthesise(given[:1], *person, ExcitationPrior(**prior), gait=gait, efforts=[self.effort])
         signals = {r.fit.name: found.excitation[0]}
         if r.later is not None:
-            signals[r.later.name] = missing.synthesise(given, *person, gait=gait).excitation[1]
+            signals[r.later.name] = synthesise(given, *person, gait=gait).excitation[1]
         driven = (r.drives[:, left] > 0).any(axis=1)
         return {"left": left, "signals": signals, "sd": found.sd, "driven": driven, "basis": None}
 
@@ -383,9 +383,7 @@ class Study:
         weights[np.ix_(driven, lost)] = 0.0
         mean, sd = np.zeros((len(r.muscles), SYNERGIES)), np.zeros((len(r.muscles), SYNERGIES))
         commands = excitations[-len(signal) :, -SYNERGIES:][:, :count]
-        expected_weights = missing.weight_prior(
-            commands, GAIN * signal, GAIN * missing.Belief().tightness * expected["sd"]
-        )
+        expected_weights = weight_prior(commands, GAIN * signal, GAIN * ExcitationPrior().tightness * expected["sd"])
         signed = row == "calibrated channels"
         if signed:
             sd[:, :count] = expected_weights[1]
@@ -433,10 +431,10 @@ class Study:
         return np.minimum(signal, 1.0) / GAIN
 
 
-def counted(segment: Segment) -> missing.Window:
+def counted(segment: Segment) -> Stretch:
     """All channels over the counted samples, as recorded."""
     rows = segment.scored
-    return missing.Window(
+    return Stretch(
         segment.time[rows],
         np.asarray(segment.replay.excitations)[-len(rows) :][rows],
         np.asarray(segment.replay.moment_arms)[rows],

@@ -39,13 +39,15 @@ def test_meets_the_moments_with_small_corrections(person, assisted):
     assert assisted.converged
     assert assisted.cost < 0.1 * assisted.start_cost
     assert np.all(after < 0.35 * before)
-    change = (assisted.assumed - assisted.recorded)[rows]
+    change = (assisted.adjusted - assisted.recorded)[rows]
     assert 0.001 < np.sqrt(np.mean(change**2)) < 0.15
-    assert assisted.assumed.min() >= 0
-    assert assisted.assumed.max() <= 1
+    assert assisted.adjusted.min() >= 0
+    assert assisted.adjusted.max() <= 1
     # What is reported is what the excitations give.
     with jax.enable_x64(True):
-        again = predict_moments(subject.model, subject.params, segment.replay, excitation=jnp.asarray(assisted.assumed))
+        again = predict_moments(
+            subject.model, subject.params, segment.replay, excitation=jnp.asarray(assisted.adjusted)
+        )
     np.testing.assert_allclose(assisted.output.moments, again.moments, atol=1e-9)
 
 
@@ -55,7 +57,7 @@ def test_leaves_right_excitations_alone(person):
     plain = predict_segment(subject.model, subject.params, segment)
     exact = dataclasses.replace(segment, measured=np.asarray(plain.moments))
     found = assist(subject.model, subject.params, exact)
-    assert np.abs(found.assumed - found.recorded).max() < 0.02
+    assert np.abs(found.adjusted - found.recorded).max() < 0.02
     np.testing.assert_allclose(found.output.moments[segment.scored], plain.moments[segment.scored], atol=0.1)
 
 
@@ -64,7 +66,7 @@ def test_tolerances_decide_who_gives_way(person, assisted):
     strict = assist(subject.model, subject.params, segment, Assistance(emg_tolerance=0.01, effort_tolerance=0.01))
 
     def size(found):
-        return float(np.sqrt(np.mean((found.assumed - found.recorded) ** 2)))
+        return float(np.sqrt(np.mean((found.adjusted - found.recorded) ** 2)))
 
     def error(found):
         return float(np.sqrt(np.mean((found.output.moments - segment.measured)[segment.scored] ** 2)))

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize, nnls
 
-from calibration.excitations import expected as missing
-from calibration.excitations.expected import Belief, Window
+from calibration.excitations import gait_timing
+from calibration.excitations.expected import (
+    ExcitationPrior,
+    Stretch,
+    effort_pattern,
+    function_signatures,
+    synthesise,
+    weight_prior,
+    with_prior,
+)
 from calibration.excitations.synergies import add_synergies, extract
 from nms_gym.errors import InputError
 from nms_gym.model.parameters import make_params
@@ -23,57 +31,57 @@ STRENGTH = np.full(len(MUSCLES), 1000.0)
 
 def cycle(muscle: str, time: np.ndarray, period: float = 1.1, strike: float = 0.25) -> np.ndarray:
     """Published timing itself, as an envelope; interpolation by NumPy."""
-    profile = missing.timing_profile(muscle)
+    profile = gait_timing.timing_profile(muscle)
     assert profile is not None
     phase = ((time - strike) / period) % 1.0
-    return np.interp(phase, (np.arange(missing.PHASES) + 0.5) / missing.PHASES, profile, period=1.0)
+    return np.interp(phase, (np.arange(gait_timing.PHASES) + 0.5) / gait_timing.PHASES, profile, period=1.0)
 
 
-def window(envelopes: np.ndarray, time: np.ndarray, arms: np.ndarray = ARMS, **known) -> Window:
-    return Window(time, envelopes, np.broadcast_to(arms, (len(time), *arms.shape)), **known)
+def window(envelopes: np.ndarray, time: np.ndarray, arms: np.ndarray = ARMS, **known) -> Stretch:
+    return Stretch(time, envelopes, np.broadcast_to(arms, (len(time), *arms.shape)), **known)
 
 
 def test_published_timing_by_name():
     """Names of three families of models; nothing for muscles of the arm."""
-    assert missing.published_name("vas_lat_r") == "vastus lateralis"
-    assert missing.published_name("glmax1_l") == "gluteus maximus, upper"
-    assert missing.published_name("glmax3_l") == "gluteus maximus, lower"
-    assert missing.published_name("bifemsh_r") == "biceps femoris, short head"
-    assert missing.published_name("lat_gas_r") == "gastrocnemius"
-    assert missing.published_name("gaslat_l") == "gastrocnemius"
-    assert missing.published_name("BIClong") is None
-    assert missing.timing_profile("TRIlat") is None
-    assert set(missing._NAMES.values()) == set(missing.ON_OFF)
+    assert gait_timing.published_name("vas_lat_r") == "vastus lateralis"
+    assert gait_timing.published_name("glmax1_l") == "gluteus maximus, upper"
+    assert gait_timing.published_name("glmax3_l") == "gluteus maximus, lower"
+    assert gait_timing.published_name("bifemsh_r") == "biceps femoris, short head"
+    assert gait_timing.published_name("lat_gas_r") == "gastrocnemius"
+    assert gait_timing.published_name("gaslat_l") == "gastrocnemius"
+    assert gait_timing.published_name("BIClong") is None
+    assert gait_timing.timing_profile("TRIlat") is None
+    assert set(gait_timing._NAMES.values()) == set(gait_timing.ON_OFF)
 
 
 def test_profile_has_the_published_share_of_the_cycle():
     """Blurring around the cycle moves activity but keeps its amount: soleus is on for 49 % of it, across foot strike
     the gluteus medius for 34 %."""
     for muscle, share in (("soleus_r", 0.49), ("glmed1_r", 0.34)):
-        profile = missing.timing_profile(muscle)
+        profile = gait_timing.timing_profile(muscle)
         assert profile is not None
         assert profile.mean() == pytest.approx(share, abs=0.01)
-    around = missing.timing_profile("glmed1_r", width=2.0)
+    around = gait_timing.timing_profile("glmed1_r", width=2.0)
     assert around is not None
     assert around[0] == pytest.approx(around[-1], abs=0.05)
     assert around[0] > 0.9
-    assert around[missing.PHASES // 2] < 1e-3
+    assert around[gait_timing.PHASES // 2] < 1e-3
 
 
-def test_clock_finds_period_and_strike():
+def test_a_gait_cycle_finds_period_and_strike():
     time = np.arange(0.0, 2.4, 0.01)
     signals = np.stack([cycle(m, time) for m in MUSCLES], axis=1)
-    profiles = np.array([missing.timing_profile(m) for m in MUSCLES])
-    clock = missing.fit_clock(time, signals, profiles, list(np.arange(0.9, 1.31, 0.05)), offsets=100)
-    assert clock.period == pytest.approx(1.1)
-    phase = clock.phase(np.array([0.25]))[0]
+    profiles = np.array([gait_timing.timing_profile(m) for m in MUSCLES])
+    found = gait_timing.fit_gait_cycle(time, signals, profiles, list(np.arange(0.9, 1.31, 0.05)), offsets=100)
+    assert found.period == pytest.approx(1.1)
+    phase = found.phase(np.array([0.25]))[0]
     assert min(phase, 1 - phase) < 0.011
-    assert clock.agreement > 0.99
+    assert found.agreement > 0.99
 
 
 def test_signatures_follow_function():
     """Vasti do the same thing; the rectus shares the knee with them, the tibialis opposes the soleus."""
-    s = missing.function_signatures(np.broadcast_to(ARMS, (5, *ARMS.shape)))
+    s = function_signatures(np.broadcast_to(ARMS, (5, *ARMS.shape)))
     cosine = s @ s.T
     i = {m: n for n, m in enumerate(MUSCLES)}
     assert cosine[i["vasmed_r"], i["vaslat_r"]] == pytest.approx(1.0)
@@ -88,7 +96,7 @@ def test_effort_is_the_constrained_minimum():
     rng = np.random.default_rng(3)
     moments = rng.normal(size=(3, 3)) * [10.0, 30.0, 50.0]
     arms = np.broadcast_to(ARMS, (3, *ARMS.shape))
-    found = missing.effort_pattern(arms, STRENGTH, moments, 0.3)
+    found = effort_pattern(arms, STRENGTH, moments, 0.3)
     spread = moments.std(axis=0)
 
     def cost(a: np.ndarray) -> float:
@@ -106,7 +114,7 @@ def test_a_muscle_follows_its_neighbours():
     time = np.arange(0, 1.5, 0.01)
     signals = np.abs(np.stack([np.convolve(rng.normal(size=len(time)), np.ones(15) / 15, "same") for _ in MUSCLES], 1))
     left = [i for i, m in enumerate(MUSCLES) if m != "vaslat_r"]
-    found = missing.synthesise([window(signals[:, left], time)], MUSCLES, DRIVES[:, left], STRENGTH, gait=False)
+    found = synthesise([window(signals[:, left], time)], MUSCLES, DRIVES[:, left], STRENGTH, gait=False)
     lost = MUSCLES.index("vaslat_r")
     near = np.corrcoef(found.excitation[0][:, lost], signals[:, MUSCLES.index("vasmed_r")])[0, 1]
     far = np.corrcoef(found.excitation[0][:, lost], signals[:, MUSCLES.index("soleus_r")])[0, 1]
@@ -114,7 +122,7 @@ def test_a_muscle_follows_its_neighbours():
     assert abs(far) < 0.5
     assert found.coefficients == {}
     # A muscle that moves what no recorded one moves is less certain than one with a twin.
-    alone = missing.synthesise([window(signals[:, :2], time)], MUSCLES, DRIVES[:, :2], STRENGTH, gait=False)
+    alone = synthesise([window(signals[:, :2], time)], MUSCLES, DRIVES[:, :2], STRENGTH, gait=False)
     size = alone.sd / alone.excitation[0].std(axis=0).clip(1e-9)
     assert size[MUSCLES.index("recfem_r")] > size[MUSCLES.index("gasmed_r")]
 
@@ -124,8 +132,8 @@ def test_kriging_is_the_conditional_mean():
     rng = np.random.default_rng(1)
     time = np.arange(0, 1.0, 0.01)
     signals = 1.0 + 0.1 * rng.normal(size=(len(time), 3))
-    belief = Belief(effort_sd=0.0)
-    found = missing.synthesise([window(signals, time)], MUSCLES, DRIVES[:, :3], STRENGTH, belief, gait=False)
+    prior = ExcitationPrior(effort_sd=0.0)
+    found = synthesise([window(signals, time)], MUSCLES, DRIVES[:, :3], STRENGTH, prior, gait=False)
     s = ARMS / np.abs(ARMS).max(axis=1, keepdims=True)
     s = s / np.linalg.norm(s, axis=0)
     kernel = (1 + (1 - s.T @ s) / 0.2) ** -2
@@ -145,7 +153,7 @@ def test_timing_supplies_what_no_neighbour_knows():
 
     def r(gait: bool = True) -> float:
         w = window(signals[:, left], time, period=1.1)
-        found = missing.synthesise([w], MUSCLES, DRIVES[:, left], STRENGTH, gait=gait)
+        found = synthesise([w], MUSCLES, DRIVES[:, left], STRENGTH, gait=gait)
         return float(np.corrcoef(found.excitation[0][:, lost], signals[:, lost])[0, 1])
 
     assert r() > 0.9
@@ -156,8 +164,8 @@ def test_timing_is_left_out_where_the_channels_do_not_follow_it():
     """Six channels that are on all over the cycle, in turn, as in no gait."""
     time = np.arange(0.0, 2.4, 0.01)
     signals = np.stack([1 + np.cos(2 * np.pi * (i + 2) * time / 1.1) for i in range(len(MUSCLES))], axis=1)
-    found = missing.synthesise([window(signals, time)], MUSCLES, DRIVES, STRENGTH)
-    assert found.clocks == (None,)
+    found = synthesise([window(signals, time)], MUSCLES, DRIVES, STRENGTH)
+    assert found.cycles == (None,)
     assert found.coefficients == {}
 
 
@@ -167,13 +175,13 @@ def test_effort_counts_only_where_the_person_bears_it_out():
     rng = np.random.default_rng(2)
     moments = np.stack([np.sin(4 * time), np.sin(6 * time + 1), np.sin(5 * time + 2)], axis=1) * [20.0, 40.0, 60.0]
     arms = np.broadcast_to(ARMS, (len(time), *ARMS.shape))
-    effort = missing.effort_pattern(arms, STRENGTH, moments, Belief().effort_tolerance)
+    effort = effort_pattern(arms, STRENGTH, moments, ExcitationPrior().effort_tolerance)
     left, lost = [0, 1, 3, 4, 5], 2  # the tibialis has no neighbour
-    belief = Belief(effort_blur=0.0, effort_lead=0.0)
+    prior = ExcitationPrior(effort_blur=0.0, effort_lead=0.0)
 
     def coefficient(signals: np.ndarray) -> tuple[float, np.ndarray]:
         w = window(signals[:, left], time, moments=moments)
-        found = missing.synthesise([w], MUSCLES, DRIVES[:, left], STRENGTH, belief, gait=False)
+        found = synthesise([w], MUSCLES, DRIVES[:, left], STRENGTH, prior, gait=False)
         return found.coefficients["effort"], found.excitation[0][:, lost]
 
     followed, signal = coefficient(effort)
@@ -187,7 +195,7 @@ def test_weight_prior_reproduces_what_is_expected(signed):
     rng = np.random.default_rng(4)
     commands = rng.random((200, 3)) * [1.0, 0.2, 3.0]
     weights = np.array([[0.2, 1.0, 0.0], [0.0, 0.5, 0.1]])
-    mean, sd = missing.weight_prior(commands, commands @ weights.T, np.array([0.1, 0.2]), signed=signed, ridge=1e-9)
+    mean, sd = weight_prior(commands, commands @ weights.T, np.array([0.1, 0.2]), signed=signed, ridge=1e-9)
     np.testing.assert_allclose(mean, weights, atol=1e-6)
     # Independent weights of these standard deviations vary the excitation by sd, over time.
     for one, wanted in zip(sd, (0.1, 0.2), strict=True):
@@ -245,7 +253,7 @@ def test_prior_of_a_model(channels):
         moment_arms=replay.moment_arms,
     )
     segment = Segment(segment.name, extended, segment.time, segment.scored, segment.measured)
-    params, free, found = missing.with_prior(model, start, [segment])
+    params, free, found = with_prior(model, start, [segment])
     assert [name for name, _ in free.own_sd] == [f"recfem_r:{c}" for c in model.commands]
     assert all(sd > 0 for _, sd in free.own_sd)
     scored = commands[-len(segment.time) :][segment.scored]
@@ -256,7 +264,7 @@ def test_prior_of_a_model(channels):
     # Envelopes count with their gain: a gain of 0.5 halves what is expected.
     assert wanted.max() < 0.75
     with pytest.raises(InputError, match="nothing to synthesise"):
-        missing.with_prior(small_model()[0], start, [segment])
+        with_prior(small_model()[0], start, [segment])
 
 
 def test_bad_input_is_named():
@@ -264,16 +272,16 @@ def test_bad_input_is_named():
     signals = np.random.default_rng(0).random((100, 2))
     good = window(signals, time)
     with pytest.raises(InputError, match="timing_width is 0"):
-        Belief(timing_width=0.0)
+        ExcitationPrior(timing_width=0.0)
     with pytest.raises(InputError, match="effort_sd is -1"):
-        Belief(effort_sd=-1.0)
+        ExcitationPrior(effort_sd=-1.0)
     with pytest.raises(InputError, match="at least one window"):
-        missing.synthesise([], MUSCLES, DRIVES[:, :2], STRENGTH)
+        synthesise([], MUSCLES, DRIVES[:, :2], STRENGTH)
     with pytest.raises(InputError, match="5 rows; expected 6"):
-        missing.synthesise([good], MUSCLES, DRIVES[:5, :2], STRENGTH)
+        synthesise([good], MUSCLES, DRIVES[:5, :2], STRENGTH)
     with pytest.raises(InputError, match="drives no muscle"):
-        missing.synthesise([good], MUSCLES, DRIVES[:, :2] * [1, 0], STRENGTH)
+        synthesise([good], MUSCLES, DRIVES[:, :2] * [1, 0], STRENGTH)
     with pytest.raises(InputError, match=r"envelopes.*\(100, 2\); expected \(100, 3\)"):
-        missing.synthesise([good], MUSCLES, DRIVES[:, :3], STRENGTH)
+        synthesise([good], MUSCLES, DRIVES[:, :3], STRENGTH)
     with pytest.raises(InputError, match="channel 1 is constant"):
-        missing.synthesise([window(signals * [1, 0], time)], MUSCLES, DRIVES[:, :2], STRENGTH)
+        synthesise([window(signals * [1, 0], time)], MUSCLES, DRIVES[:, :2], STRENGTH)

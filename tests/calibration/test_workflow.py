@@ -114,6 +114,7 @@ def test_results_read_back(study, outcome, tmp_path):
         np.testing.assert_array_equal(getattr(subject.start, kind), getattr(study.start, kind))
     assert subject.calibration["training_windows"] == ["reach_1 0.00-1.20 s"]
     assert subject.calibration["coordinates"] == ["r_elbow_flex"]
+    assert subject.calibration["emg_reference"] == json.loads(written[1].read_text())["emg_reference"] == "none"
     assert subject.sources == study.sources
     assert subject.synthetic  # the shipped trials are
     rows = json.loads(written[1].read_text())["rows"]
