@@ -1,24 +1,40 @@
-"""Strict arithmetic for every test, and the one place that finds the recordings."""
+"""Strict arithmetic for every test, quick compiling, and the one place that finds the recordings."""
 
 from __future__ import annotations
 
 import getpass
 import os
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
-import jax
 import pytest
 from helpers import REPOSITORY
+
+# Compiling takes most of the time. Through the environment, so that programs that tests start do the same.
+#
+# What another worker, or another run, has compiled is loaded.
+CACHE = os.environ.get("NMS_GYM_TEST_CACHE", str(Path(tempfile.gettempdir()) / f"nms-gym-tests-{getpass.getuser()}"))
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+# XLA's older code generator for CPUs takes half the time of the newer one, and what it makes is as fast. Later versions
+# have none; an unknown flag would end the process.
+if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
+
+import jax  # noqa: E402
 
 # Tests compare with references to many digits; the library itself never touches this setting.
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Compiling takes most of the time: what another worker, or another run, has compiled is loaded.
-CACHE = os.environ.get("NMS_GYM_TEST_CACHE", str(Path(tempfile.gettempdir()) / f"nms-gym-tests-{getpass.getuser()}"))
-jax.config.update("jax_compilation_cache_dir", CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+@pytest.fixture(scope="module")
+def quick_compiling():
+    """For programs that run briefly: optimising their machine code would take longer than running it."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def find_data(name: str) -> Path:
