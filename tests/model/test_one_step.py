@@ -11,7 +11,7 @@ import pytest
 
 import calibration
 import nms_gym
-from calibration.residuals import predict
+from calibration.residuals import predict_stack
 from nms_gym.conditions import conditions_from_spec
 from nms_gym.envs.moment_tracking import make_task
 from nms_gym.envs.task import as_dtype, play_actions
@@ -83,7 +83,7 @@ def test_calibration_sees_the_same(case):
     _, _, model, params, segment, _ = case
     predicted = nms_gym.predict_moments(model, params, segment.replay)  # a calibration knows no condition
     stack = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], segment.replay)
-    assert_same(jax.tree.map(lambda leaf: leaf[0], predict(model, params, stack)), predicted)
+    assert_same(jax.tree.map(lambda leaf: leaf[0], predict_stack(model, params, stack)), predicted)
     fitted = calibration.Problem(model, params, (segment,))
     assert fitted.coordinates == segment.coordinates
 
@@ -143,7 +143,7 @@ def test_the_minimum_activation_is_where_a_silent_muscle_rests(person, trial):
     model = person.model
     segment = nms_gym.make_segment(model, trial, stop=STOP, lead_in=0.0)
 
-    def predict(least):
+    def predict_stack(least):
         params = dataclasses.replace(person.params, minimum_activation=jnp.full(len(model.muscles), least))
         return nms_gym.predict_moments(model, params, segment.replay)
 
@@ -151,7 +151,7 @@ def test_the_minimum_activation_is_where_a_silent_muscle_rests(person, trial):
     silent = model.muscles.index("BRA")
     np.testing.assert_allclose(out.activation[:, silent], 0.05, rtol=1e-12)
     assert np.all(np.asarray(out.activation) >= 0.05)
-    total = jax.jit(lambda least: jnp.sum(predict(least).moments))
+    total = jax.jit(lambda least: jnp.sum(predict_stack(least).moments))
     slope, h = jax.jit(jax.grad(total))(0.05), 1e-5
     np.testing.assert_allclose(slope, (total(0.05 + h) - total(0.05 - h)) / (2 * h), rtol=1e-6)
     assert abs(slope) > 1
