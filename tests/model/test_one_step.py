@@ -143,7 +143,7 @@ def test_the_minimum_activation_is_where_a_silent_muscle_rests(person, trial):
     model = person.model
     segment = nms_gym.make_segment(model, trial, stop=STOP, lead_in=0.0)
 
-    def predict_stack(least):
+    def predict(least):
         params = dataclasses.replace(person.params, minimum_activation=jnp.full(len(model.muscles), least))
         return nms_gym.predict_moments(model, params, segment.replay)
 
@@ -151,7 +151,7 @@ def test_the_minimum_activation_is_where_a_silent_muscle_rests(person, trial):
     silent = model.muscles.index("BRA")
     np.testing.assert_allclose(out.activation[:, silent], 0.05, rtol=1e-12)
     assert np.all(np.asarray(out.activation) >= 0.05)
-    total = jax.jit(lambda least: jnp.sum(predict_stack(least).moments))
+    total = jax.jit(lambda least: jnp.sum(predict(least).moments))
     slope, h = jax.jit(jax.grad(total))(0.05), 1e-5
     np.testing.assert_allclose(slope, (total(0.05 + h) - total(0.05 - h)) / (2 * h), rtol=1e-6)
     assert abs(slope) > 1
