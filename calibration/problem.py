@@ -51,6 +51,10 @@ DEFAULT_FREE: dict[str, Free] = {
 }
 
 
+BY_DEFAULT: tuple[Free, ...] = (Free("by default", (1.0, 1.0), 0.0),)
+"""stands for ``default_free(model)`` of whichever model it is"""
+
+
 def default_free(model: NmsModel) -> tuple[Free, ...]:
     """What is fitted when nobody says: CEINMS's choice, with gains instead of trust in the EMG's normalisation."""
     return tuple(DEFAULT_FREE[name] for name, kind in KINDS.items() if kind.free and has_effect(model, name))
@@ -140,7 +144,7 @@ class Problem:
     model: NmsModel
     start: NmsParams
     segments: tuple[Segment, ...]
-    free: tuple[Free, ...] = None  # type: ignore[assignment]
+    free: tuple[Free, ...] = BY_DEFAULT
     """by default ``default_free(model)``"""
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """named groups of muscles or channels that share, where ``Free.share`` is "groups" """
@@ -151,7 +155,7 @@ class Problem:
     """motions of relaxed muscles with their passive moments; not a number where a moment is not known"""
 
     def __post_init__(self) -> None:
-        if self.free is None:
+        if self.free is BY_DEFAULT:
             object.__setattr__(self, "free", default_free(self.model))
         if not self.segments:
             raise InputError("nothing to calibrate on: no training window; give at least one")

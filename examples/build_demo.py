@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from scipy.signal import butter, sosfiltfilt
 
+from calibration.study.calibrate import calibrate
 from calibration.study.read import read_study
-from calibration.study.workflow import calibrate
 from calibration.validation import predict_segment
 from nms_gym._assets import asset_path
 from nms_gym.files.model_file import read_model_file

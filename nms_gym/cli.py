@@ -26,8 +26,8 @@ from rich.table import Table
 from nms_gym.errors import InputError, listed
 
 if TYPE_CHECKING:
+    from calibration.study.calibrate import Outcome
     from calibration.study.read import Study
-    from calibration.study.workflow import Outcome
     from nms_gym.recording.osim import OsimModel
 
 app = typer.Typer(
@@ -137,7 +137,7 @@ def demo(
     written += film
     if report:
         from calibration.report.figures import Picture
-        from calibration.study.workflow import write_study_report
+        from calibration.study.results import write_study_report
 
         title = "nms_gym/ElbowAssist-v0: a motor helps where the person's own EMG is too weak and too late"
         caption = "Muscles by activation, the target dashed, the motor's torque as an arrow; its policy is scripted."
@@ -199,8 +199,8 @@ def calibrate(
 
 
 def _calibrate(study: Study, folder: Path, *, report: bool, posterior: int = 0) -> tuple[Outcome, list[Path]]:
-    from calibration.study.workflow import calibrate as run
-    from calibration.study.workflow import require_folder, write_results
+    from calibration.study.calibrate import calibrate as run
+    from calibration.study.results import require_folder, write_results
 
     require_folder(folder)
     model, joints = study.model, study.problem.coordinates
@@ -325,23 +325,40 @@ def predict(
     assisted: Annotated[
         bool, typer.Option(help="Let excitations leave the EMG as little as meets the measured moments.")
     ] = False,
+    file_format: Annotated[
+        str, typer.Option("--format", help="sto or csv: a file per quantity; npz: a file per trial.")
+    ] = "sto",
+    names: Annotated[
+        str,
+        typer.Option(
+            "--quantities",
+            help="Comma separated: outputs, forces, powers, work, stiffness, metabolics, co_contraction, equilibrium, "
+            "all, or single ones such as moments,joint_stiffness.",
+        ),
+    ] = "outputs",
 ) -> None:
     """Predict the joint moments of trials with a saved person.
 
-    Writes moments, tendon forces, excitations and activations as OpenSim storage files, and prints the agreement with
-    measured moments where the trial has them. With --assisted that agreement is made, not found: use the forces.
+    Writes moments, forces, excitations, activations, and lengths and velocities of fibers and tendons, and prints the
+    agreement with measured moments where the trial has them. With --assisted that agreement is made, not found: use the
+    forces.
     """
     from calibration.excitations.assisted import Assistance
+    from calibration.study.predict import predict as run
     from calibration.study.read import read_study
-    from calibration.study.workflow import predict as run
-    from calibration.study.workflow import require_folder, write_predictions
+    from calibration.study.results import require_folder, write_predictions
     from nms_gym.files.subject import load_subject
+    from nms_gym.model.quantities import chosen_quantities
     from nms_gym.recording.trial import load_trial
 
     began = time.perf_counter()
     subject = load_subject(subject_file)
     folder = output or Path("nms-gym-out") / f"predict-{Path(subject.name).name}"
     require_folder(folder)
+    wanted = _split(names)
+    chosen_quantities(wanted)
+    if file_format not in ("sto", "csv", "npz"):
+        raise InputError(f"--format is {file_format!r}; use sto, csv or npz")
     recordings = []
     for path in trials:
         if path.suffix == ".toml":
@@ -349,16 +366,17 @@ def predict(
             recordings += study.trials.values()
         else:
             recordings.append(load_trial(path))
-    written, rows = write_predictions(
-        folder, subject, run(subject, recordings, assistance=Assistance() if assisted else None, say=_say)
-    )
+    predictions = run(subject, recordings, assistance=Assistance() if assisted else None, say=_say)
+    written, rows = write_predictions(folder, subject, predictions, names=wanted, file_format=file_format)
     if rows:
         _metrics_table(rows)
     _done(written, began)
 
 
 @app.command()
-def inspect(file: Annotated[Path, typer.Argument(help=".osim, .sto, .mot, .csv, .npz, .json or .toml")]) -> None:
+def inspect(
+    file: Annotated[Path, typer.Argument(help=".osim, .osimx, .sto, .mot, .csv, .npz, .json or .toml")],
+) -> None:
     """Say what is in a file: names, ranges, parameters. A study is checked as for a calibration, which is not run."""
     if file.suffix == ".toml":
         from calibration.study.read import read_study
@@ -413,7 +431,7 @@ def fit_paths_command(
     """Fit polynomial muscle paths to an OpenSim model and write a model file that needs no OpenSim."""
     import math
 
-    from calibration.study.workflow import make_folder, require_folder
+    from calibration.study.results import make_folder, require_folder
     from nms_gym.files.model_file import model_from_osim, write_model_file
     from nms_gym.muscle.path_fitting import direct_sampler, fit_paths
     from nms_gym.muscle.paths import muscles_crossing
@@ -478,7 +496,7 @@ def inverse_dynamics_command(
 
     The file written serves as `moments` of a trial in a study, and OpenSim reads it.
     """
-    from calibration.study.workflow import make_folder, require_folder
+    from calibration.study.results import make_folder, require_folder
     from nms_gym.recording.external_loads import read_external_loads
     from nms_gym.recording.osim import read_osim
     from nms_gym.skeleton.inverse_dynamics import agreement, joint_moments, read_motion, write_joint_moments
@@ -535,7 +553,7 @@ def play(
 
     from gymnasium.wrappers import RecordEpisodeStatistics
 
-    from calibration.study.workflow import make_folder, require_folder
+    from calibration.study.results import make_folder, require_folder
     from nms_gym.envs import TASKS
     from nms_gym.envs.gymnasium_env import NmsEnv
 
@@ -569,7 +587,7 @@ def environments(
     only: Annotated[list[str] | None, typer.Option(help="Ids; default: all.")] = None,
 ) -> None:
     """Write a page with a picture for every environment: action, observation, reward, options, simple policies."""
-    from calibration.study.workflow import make_folder
+    from calibration.study.results import make_folder
     from nms_gym.pages.environments import write_pages
 
     began = time.perf_counter()
@@ -588,7 +606,7 @@ def reference(
 ) -> None:
     """Write the reference page: curves, equations, constants, parameters, units, signs and sources, with plots."""
     from calibration.study.reference import write_study_reference
-    from calibration.study.workflow import make_folder
+    from calibration.study.results import make_folder
     from nms_gym.pages.reference import write_reference
 
     began = time.perf_counter()

@@ -23,7 +23,9 @@ from calibration.validation import predict_segment
 from nms_gym import cli
 from nms_gym._assets import asset_path
 from nms_gym.files.model_file import read_model_file
+from nms_gym.files.prediction import load_quantities
 from nms_gym.files.subject import load_subject
+from nms_gym.model.quantities import QUANTITIES
 from nms_gym.model.replay import make_segment
 from nms_gym.muscle.geometry import lengths_and_moment_arms
 from nms_gym.muscle.paths import sample_paths
@@ -190,6 +192,52 @@ def test_predict_writes_what_the_model_says(calibrated, tmp_path):
     calibration = scores(folder)
     for (_, joint, _), r2 in scores(tmp_path / "p").items():
         assert r2 == pytest.approx(calibration["reach_3", joint, "calibrated"], abs=1e-12)
+
+
+def test_predict_writes_the_quantities_asked_for_in_the_format_asked_for(calibrated, tmp_path):
+    _, folder, _ = calibrated
+    person, trial = folder / "subject.json", folder / "trials" / "reach_3.npz"
+    ran = run("predict", person, trial, "--format", "npz", "--quantities", "all", "-o", tmp_path / "n")
+    assert (ran.code, ran.err) == (0, "")
+    found = load_quantities(tmp_path / "n" / "reach_3_prediction.npz")
+    # Rigid tendons: their fibers are where the recording has them, and have no equilibrium of their own.
+    assert set(QUANTITIES) - set(found.values) == {"equilibrium_velocities"}
+    assert found["joint_stiffness"].shape == (len(found.time), 2, 2)
+    shown = run("inspect", tmp_path / "n" / "reach_3_prediction.npz")
+    assert shown.code == 0
+    assert "joint_stiffness" in shown.out
+    assert "N·m/rad" in shown.out
+    ran = run("predict", person, trial, "--format", "csv", "--quantities", "moments,work", "-o", tmp_path / "c")
+    assert ran.code == 0
+    assert {p.name for p in (tmp_path / "c").glob("*.csv")} == {
+        "reach_3_moments.csv",
+        "reach_3_fiber_work.csv",
+        "reach_3_tendon_work.csv",
+        "reach_3_musculotendon_work.csv",
+    }
+    np.testing.assert_array_equal(read_table(tmp_path / "c" / "reach_3_moments.csv").data, found["moments"])
+    for options, message in ((("--format", "mat"), "--format is 'mat'"), (("--quantities", "x"), "no quantity 'x'")):
+        assert message in refused("predict", person, trial, *options, "-o", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_inspect_lists_results_of_the_nmsm_pipeline(tmp_path):
+    (tmp_path / "found.osimx").write_text(
+        '<?xml version="1.0"?><NMSMPipelineDocument><OsimxModel name="leg"><RCNLMuscleSet><RCNLMuscle name="soleus_r">'
+        "<electromechanical_delay>0.5</electromechanical_delay></RCNLMuscle></RCNLMuscleSet></OsimxModel>"
+        "</NMSMPipelineDocument>"
+    )
+    ran = run("inspect", tmp_path / "found.osimx")
+    assert (ran.code, ran.err) == (0, "")
+    for text in ("leg, 1 muscles", "soleus_r", "electromechanical_delay", "0.05"):
+        assert text in ran.out
+
+
+def test_the_shipped_study_is_inspected_by_its_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    ran = run("inspect", "asset:demo/study.toml")
+    assert (ran.code, ran.err) == (0, "")
+    assert "reach_3 0.00-8.00 s" in ran.out
 
 
 def test_predict_on_a_study_keeps_the_reference_of_the_emg(calibrated, tmp_path):

@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calibration.excitations.synergies import without_residuals
 from calibration.fitting import CalibrationResult, cost_by_block
-from calibration.study.build import Study
 from calibration.uncertainty.identifiability import Identifiability, identifiability
 from calibration.uncertainty.posterior import Band, Interval, Posterior, bands, intervals, laplace, params_batch, sample
 from calibration.validation import evaluate
 from nms_gym.errors import InputError
 from nms_gym.model.parameters import NmsParams
 from nms_gym.model.replay import Segment
+
+if TYPE_CHECKING:
+    from calibration.study.build import Study
 
 LEVEL = 0.9
 """probability inside intervals and bands"""

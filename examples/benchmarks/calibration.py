@@ -76,7 +76,7 @@ import sys, time
 study_file, out, solver, starts = sys.argv[1:5]
 import dataclasses, json, resource
 from calibration.study.read import read_study
-from calibration.study.workflow import calibrate
+from calibration.study.calibrate import calibrate
 from nms_gym.files.subject import save_subject
 laps = []
 for lap in range(3):
@@ -121,8 +121,8 @@ def timed(study: Path, solver: str, starts: int) -> dict[str, Any]:
 
 def scored(name: str, change: Callable[[str], str], label: str) -> list[dict[str, Any]]:
     """Metrics rows of a study, changed, and the CPU seconds of its fit (compiling included)."""
+    from calibration.study.calibrate import calibrate
     from calibration.study.read import read_study
-    from calibration.study.workflow import calibrate
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{name}.toml"

@@ -13,8 +13,10 @@ import numpy as np
 
 from nms_gym.errors import InputError, listed
 from nms_gym.files.model_file import PARAMETERS, read_model_file
+from nms_gym.files.prediction import load_quantities
 from nms_gym.files.subject import Subject, load_subject
 from nms_gym.model.parameters import KINDS, entries
+from nms_gym.recording.nmsm import read_osimx
 from nms_gym.recording.osim import read_osim
 from nms_gym.recording.storage import Table, read_table
 from nms_gym.recording.trial import load_trial
@@ -33,6 +35,8 @@ def describe(file: Path) -> Iterable[Listing]:
     suffix = file.suffix.lower()
     if suffix == ".osim":
         return _osim(file)
+    if suffix == ".osimx":
+        return [_osimx(file)]
     if suffix in (".sto", ".mot", ".csv", ".txt"):
         return [_columns(file.name, read_table(file))]
     if suffix == ".npz":
@@ -40,7 +44,7 @@ def describe(file: Path) -> Iterable[Listing]:
     if suffix == ".json":
         return _json(file)
     raise InputError(
-        f"{file}: cannot inspect a {suffix or 'file without suffix'}; use .osim .sto .mot .csv .npz or .json"
+        f"{file}: cannot inspect a {suffix or 'file without suffix'}; use .osim .osimx .sto .mot .csv .npz or .json"
     )
 
 
@@ -74,6 +78,15 @@ def _osim(file: Path) -> list[Listing]:
     ]
 
 
+def _osimx(file: Path) -> Listing:
+    """What the NMSM Pipeline calibrated; ``[start] file`` of a study takes it."""
+    result = read_osimx(file)
+    kinds = list(dict.fromkeys(kind for values in result.muscles.values() for kind in values))
+    rows = [[m, *(f"{v[k]:.5g}" if k in v else "-" for k in kinds)] for m, v in result.muscles.items()]
+    other = f"; not read: {listed(result.other)}" if result.other else ""
+    return f"{file.name}: {result.model}, {len(rows)} muscles (SI units){other}", ("name", *kinds), rows
+
+
 def _columns(title: str, table: Table) -> Listing:
     step = np.median(np.diff(table.time)) if len(table.time) > 1 else float("nan")
     head = (
@@ -94,6 +107,8 @@ def _npz(file: Path) -> list[Listing]:
             names = [Path(n).stem for n in archive.namelist()]
     except (zipfile.BadZipFile, OSError) as error:
         raise InputError(f"{file}: not a readable .npz file ({error}); copy or save it again") from error
+    if "quantities" in names:
+        return [_prediction(file)]
     if "format" in names:
         return _trial(file)
     rows = []
@@ -118,6 +133,16 @@ def _trial(file: Path) -> list[Listing]:
     if t.lengths is not None:
         listings.append(_columns("musculotendon lengths (m)", Table(str(file), t.muscles, t.time, t.lengths)))
     return listings
+
+
+def _prediction(file: Path) -> Listing:
+    found = load_quantities(file)
+    rows = [
+        [q.name, q.unit, " x ".join(q.axes), f"{np.min(q.values):.5g}", f"{np.max(q.values):.5g}"]
+        for q in found.values.values()
+    ]
+    head = f"{found.trial}: prediction, {len(found.time)} times; muscles {listed(found.names['muscle'], 50)}"
+    return head, ("quantity", "unit", "axes", "min", "max"), rows
 
 
 def _json(file: Path) -> list[Listing]:

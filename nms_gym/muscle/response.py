@@ -19,7 +19,7 @@ from nms_gym._pytree import pytree, replace
 from nms_gym.muscle import hill
 from nms_gym.muscle.curves import Curves
 from nms_gym.muscle.hill import MuscleParams
-from nms_gym.muscle.tendon import FiberState, Integrator, TendonKind, _rigid_along_tendon
+from nms_gym.muscle.tendon import VELOCITY_WEIGHTS, FiberState, Integrator, TendonKind, rigid_fiber
 
 Output = Any
 """``FiberOutput`` or ``NmsOutput``: what holds tendon force, fiber length, fiber velocity and tendon strain"""
@@ -94,7 +94,7 @@ def _elastic(
     dt: Array | float,
 ) -> StepResponse:
     # dv/dx of the formula that made a velocity out of fiber lengths.
-    per_length = (1.5 if integrator == "bdf2" else 1.0) / (dt * params.max_contraction_velocity)
+    per_length = VELOCITY_WEIGHTS[integrator][0] / (dt * params.max_contraction_velocity)
     w = fiber.along_tendon
     strain = params.tendon_strain_at_one_norm_force
 
@@ -137,11 +137,7 @@ def _rigid(
     dt: Array | float,
 ) -> StepResponse:
     def end(length: Array, velocity: Array) -> tuple[Array, Array, Array, Array]:
-        w = _rigid_along_tendon(params, length)
-        x = hill.fiber_length(params, w)
-        v = (w / x) * velocity / (params.max_contraction_velocity * params.optimal_fiber_length)
-        force = params.max_isometric_force * hill.force_along_tendon(curves, params, activation, w, x, v)
-        return force, w, x, v
+        return rigid_fiber(curves, params, activation, length, velocity)
 
     one = jnp.ones_like(musculotendon_length)
     force, w, x, v = jax.jvp(end, (musculotendon_length, musculotendon_velocity), (dt * one, one))[1]

@@ -45,6 +45,9 @@ Tendon = TendonKind | tuple[TendonKind, ...]
 """One kind for all muscles, or one per muscle."""
 Integrator = Literal["bdf2", "backward_euler"]
 
+VELOCITY_WEIGHTS: dict[str, tuple[float, ...]] = {"bdf2": (1.5, -2.0, 0.5), "backward_euler": (1.0, -1.0)}
+"""what the fiber length at the end of a step, one step and two steps earlier weigh in the velocity there, times dt"""
+
 # Halvings that find an equilibrium; they reach the last bit of a bracket a few fiber lengths, or velocities, wide.
 BISECTIONS = 52
 # An iteration that finds a residual this small (or, in float32, near rounding) is the last: it leaves about its cube.
@@ -254,6 +257,24 @@ def _rigid_along_tendon(params: MuscleParams, musculotendon_length: Array) -> Ar
     return low + jnp.logaddexp(0.0, k * (w - low)) / k
 
 
+def rigid_fiber(
+    curves: Curves,
+    params: MuscleParams,
+    activation: Array,
+    musculotendon_length: Array,
+    musculotendon_velocity: Array,
+) -> tuple[Array, Array, Array, Array]:
+    """Tendon force (N), length along the tendon, fiber length and velocity of a fiber that its musculotendon moves.
+
+    All ``(M,)``; lengths and velocity normalised.
+    """
+    w = _rigid_along_tendon(params, musculotendon_length)
+    x = hill.fiber_length(params, w)
+    # A fiber of constant thickness lengthens by cos(pennation) of what its projection does.
+    v = (w / x) * musculotendon_velocity / (params.max_contraction_velocity * params.optimal_fiber_length)
+    return params.max_isometric_force * hill.force_along_tendon(curves, params, activation, w, x, v), w, x, v
+
+
 def fiber_step(
     tendon: Tendon,
     integrator: Integrator,
@@ -298,20 +319,14 @@ def fiber_step(
         )
     f0 = params.max_isometric_force
     if tendon == "rigid":
-        w = _rigid_along_tendon(params, musculotendon_length)
-        x = hill.fiber_length(params, w)
-        # A fiber of constant thickness lengthens by cos(pennation) of what its projection does.
-        v = (w / x) * musculotendon_velocity / (params.max_contraction_velocity * params.optimal_fiber_length)
-        force = f0 * hill.force_along_tendon(curves, params, activation, w, x, v)
+        force, w, x, v = rigid_fiber(curves, params, activation, musculotendon_length, musculotendon_velocity)
         new = FiberState(along_tendon=w, length=x, previous_length=state.length)
         return new, FiberOutput(force, x, v, jnp.zeros_like(x), jnp.zeros_like(x))
 
     def velocity(x: Array, given: Inputs) -> Array:
         past: Any = given.state
-        if integrator == "bdf2":
-            change = 1.5 * x - 2.0 * past.length + 0.5 * past.previous_length
-        else:
-            change = x - past.length
+        lengths = (x, past.length, past.previous_length)
+        change = sum(weight * length for weight, length in zip(VELOCITY_WEIGHTS[integrator], lengths, strict=False))
         return change / (given.dt * given.params.max_contraction_velocity)
 
     def residual(w: Array, given: Inputs) -> Array:

@@ -13,6 +13,7 @@ from helpers import EXAMPLES
 
 from calibration.problem import DEFAULT_FREE, Penalties
 from calibration.study.build import Study, make_study
+from calibration.study.calibrate import calibrate
 from calibration.study.emg import FILTERS, EmgRecipe
 from calibration.study.options import SolverOptions
 from calibration.study.passive import PassiveRecording
@@ -21,7 +22,6 @@ from calibration.study.reference import study_reference
 from calibration.study.schema import TABLES
 from calibration.study.synergies import SynergyPlan
 from calibration.study.validation import ValidationPlan
-from calibration.study.workflow import calibrate
 from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
 from nms_gym.files.model_file import read_model_file

@@ -10,9 +10,12 @@ import pytest
 from helpers import REPOSITORY
 
 from calibration.fitting import Status
-from calibration.study import workflow
+from calibration.study import calibrate as calibrating
+from calibration.study import predict as predicting
+from calibration.study.calibrate import calibrate
+from calibration.study.predict import predict
 from calibration.study.read import Study, read_study
-from calibration.study.workflow import calibrate, predict, require_folder, write_predictions, write_results
+from calibration.study.results import require_folder, write_predictions, write_results
 from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
 from nms_gym.files.subject import load_subject
@@ -136,11 +139,11 @@ def test_an_interrupted_fit_is_a_result(study, outcome):
 
 def test_ctrl_c_before_the_first_iteration_is_no_result(study, outcome, monkeypatch):
     nothing = dataclasses.replace(outcome.result, status=Status.NOT_FINITE, history=np.empty((0, 2)))
-    monkeypatch.setattr(workflow, "fit", lambda *_, **__: nothing)
+    monkeypatch.setattr(calibrating, "fit", lambda *_, **__: nothing)
     with pytest.raises(KeyboardInterrupt):
         calibrate(study)
     failed = dataclasses.replace(outcome.result, status=Status.NOT_FINITE)
-    monkeypatch.setattr(workflow, "fit", lambda *_, **__: failed)
+    monkeypatch.setattr(calibrating, "fit", lambda *_, **__: failed)
     with pytest.raises(InputError, match="study 'short': no start has a finite cost: check lengths"):
         calibrate(study)
 
@@ -160,13 +163,13 @@ def test_the_elbow_alone_is_predicted_where_the_elbow_alone_was_fitted(study, ou
 
 
 def test_predictions_that_are_no_numbers_are_refused(study, outcome, monkeypatch):
-    real = workflow.predict_segment
+    real = predicting.predict_segment
 
     def broken(*arguments):
         output = real(*arguments)
         return dataclasses.replace(output, moments=output.moments * np.nan)
 
-    monkeypatch.setattr(workflow, "predict_segment", broken)
+    monkeypatch.setattr(predicting, "predict_segment", broken)
     with pytest.raises(InputError, match="'reach_1': the predicted moments are not finite"):
         predict(outcome.subject, [study.trials["reach_1"]])
 

@@ -1,37 +1,26 @@
-"""From a study to a saved person: fit, validate, and write the results."""
+"""From a study to a calibrated person: fit, score, and how sure it is."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from calibration.cross_validation import CrossValidation, cross_validate, with_prior_strength
-from calibration.excitations.assisted import Assistance, assist
 from calibration.fitting import CalibrationResult, Progress, Status, fit, polished
 from calibration.study.build import Study
-from calibration.study.checks import at, require_file_name
+from calibration.study.checks import at
 from calibration.study.model import Say
 from calibration.uncertainty.analysis import Analysis, analyse
 from calibration.uncertainty.posterior import Interval
-from calibration.validation import compare, predict_segment, tabulate
+from calibration.validation import tabulate
 from nms_gym.errors import InputError
-from nms_gym.files.posterior import save_people
-from nms_gym.files.subject import Subject, save_subject
-from nms_gym.model.forward import NmsOutput
+from nms_gym.files.subject import Subject
 from nms_gym.model.parameters import NmsParams, entries
-from nms_gym.model.replay import Segment, make_segment
 from nms_gym.model.structure import NmsModel
-from nms_gym.recording.storage import write_table
-from nms_gym.recording.trial import Trial
-
-if TYPE_CHECKING:
-    from calibration.report.figures import Picture
 
 
 @dataclass(frozen=True)
@@ -58,12 +47,18 @@ def calibrate(
 ) -> Outcome:
     """Fit a study's training windows and score training and held-out ones, before and after.
 
+    Where the study asks for validation, training windows are left out in turn first, which chooses the strength of the
+    priors. Nothing is written; ``write_results`` does.
+
     Args:
-        study: from ``read_study``.
+        study: from ``make_study`` or ``read_study``.
         progress: see ``fit``.
         evaluate: whether to score; without it the outcome has no rows.
         posterior: people to draw from the posterior; 0 leaves uncertainty and identifiability out.
-        say: told what is going on after the fit.
+        say: told what is going on before and after the fit.
+
+    Returns:
+        The person as ``Outcome.subject``, the fit, its scores, and how sure it is.
 
     Raises:
         InputError: the problem cannot be solved from this start.
@@ -170,151 +165,3 @@ def _bounds_and_priors(
                 bounds[kind][name] = (float(value + low), float(value + high))
                 prior_sd[kind][name] = float(sd)
     return bounds, prior_sd
-
-
-def require_folder(folder: Path) -> None:
-    """Raise ``InputError`` unless results can go to ``folder``, which need not exist yet; to ask before a long fit."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        what = "is not a folder" if not place.is_dir() else "may not be written to"
-        raise InputError(f"{folder}: results cannot go there: {place} {what}; choose another output folder")
-
-
-def make_folder(folder: Path) -> None:
-    """Make ``folder`` and its parents, or raise ``InputError``."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot make the output folder: {error.strerror or error}") from error
-
-
-def write_results(folder: Path, study: Study, outcome: Outcome, *, report: bool = True) -> list[Path]:
-    """Write ``subject.json``, ``metrics.json``, ``trials/*.npz``, ``posterior.npz`` (when drawn) and the report; each
-    file whole or not at all.
-
-    Returns:
-        What was written, the subject first.
-
-    Raises:
-        InputError: the folder cannot be made or written to.
-    """
-    from calibration.report.write import write_metrics
-
-    make_folder(folder / "trials")
-    written = [folder / "subject.json", folder / "metrics.json"]
-    save_subject(written[0], outcome.subject)
-    write_metrics(written[1], outcome.rows, emg_reference=study.emg_reference.kind)
-    for name, trial in study.trials.items():
-        written.append(folder / "trials" / f"{name}.npz")
-        trial.save(written[-1])
-    if outcome.analysis is not None:
-        written.append(folder / "posterior.npz")
-        save_people(written[-1], study.model, outcome.analysis.people)
-    if report:
-        written.append(write_study_report(folder, study, outcome))
-    return written
-
-
-def write_study_report(folder: Path, study: Study, outcome: Outcome, films: Sequence[Picture] = ()) -> Path:
-    """The report of a calibration, perhaps with films of the person in an environment.
-
-    Raises:
-        InputError: the folder cannot be written to.
-    """
-    from calibration.report.write import write_report
-
-    return write_report(
-        folder,
-        subject=outcome.subject,
-        train=study.train,
-        held_out=study.held_out,
-        result=outcome.result,
-        analysis=outcome.analysis,
-        synergies=study.synergies,
-        validation=outcome.validation,
-        films=films,
-        penalties=study.penalties,
-    )
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a saved person's model says about one recording."""
-
-    trial: str
-    segment: Segment
-    output: NmsOutput
-
-
-def predict(
-    subject: Subject, trials: Sequence[Trial], *, assistance: Assistance | None = None, say: Say = lambda _: None
-) -> list[Prediction]:
-    """Predict whole recordings with a saved person.
-
-    Args:
-        subject: the person.
-        trials: recordings.
-        assistance: how far excitations may leave the recorded ones to meet the measured moments (see ``assisted``);
-            by default not at all.
-        say: told what is going on.
-
-    Raises:
-        InputError: two trials of one name, a recording that does not suit the person (see ``make_segment``), or a
-            prediction that is not finite.
-    """
-    # The joints the person was calibrated for; all of the recording's when that is not known.
-    coordinates = subject.calibration.get("coordinates") or None
-    predictions: list[Prediction] = []
-    for trial in trials:
-        require_file_name(trial.name, f"trial {trial.name!r}")
-        if trial.name in [p.trial for p in predictions]:
-            raise InputError(f"two trials are called {trial.name!r}; predict them one by one, into two folders")
-        say(f"predicting {trial.name}")
-        segment = make_segment(subject.model, trial, coordinates=coordinates)
-        if assistance is None:
-            output = predict_segment(subject.model, subject.params, segment)
-        else:
-            output = assist(subject.model, subject.params, segment, assistance).output
-        if not np.isfinite(output.moments).all():
-            raise InputError(f"trial {trial.name!r}: the predicted moments are not finite; check the recording's units")
-        predictions.append(Prediction(trial.name, segment, output))
-    return predictions
-
-
-def write_predictions(
-    folder: Path, subject: Subject, predictions: Sequence[Prediction]
-) -> tuple[list[Path], list[dict[str, Any]]]:
-    """Write moments, tendon forces, excitations and activations as OpenSim storage files, and metrics where moments
-    were measured.
-
-    Returns:
-        What was written, and the rows of ``metrics.json``.
-
-    Raises:
-        InputError: the folder cannot be made.
-    """
-    from calibration.report.write import write_metrics
-
-    make_folder(folder)
-    written: list[Path] = []
-    rows: list[dict[str, Any]] = []
-    for p in predictions:
-        measured, out = p.segment.measured, p.output
-        for what, labels, values in (
-            ("moments", [f"{c}_moment" for c in p.segment.coordinates], out.moments),
-            ("tendon_forces", subject.model.muscles, out.tendon_force),
-            ("excitations", subject.model.muscles, out.excitation),
-            ("activations", subject.model.muscles, out.activation),
-        ):
-            written.append(folder / f"{p.trial}_{what}.sto")
-            write_table(written[-1], labels, p.segment.time, np.asarray(values), name=f"{p.trial} {what}")
-        if measured is not None:
-            for k, c in enumerate(p.segment.coordinates):
-                metrics = compare(c, np.asarray(out.moments)[:, k], measured[:, k])
-                rows.append(metrics.row(set="predicted", split="", segment=p.trial))
-    if rows:
-        written.append(folder / "metrics.json")
-        write_metrics(written[-1], rows)
-    return written, rows

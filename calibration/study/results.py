@@ -1,0 +1,137 @@
+"""Results in folders: the calibrated person, metrics, trials, posterior and report; and predictions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calibration.report.write import write_metrics, write_report
+from calibration.study.build import Study
+from calibration.study.calibrate import Outcome
+from calibration.study.predict import Prediction
+from calibration.validation import compare
+from nms_gym.errors import InputError
+from nms_gym.files.posterior import save_people
+from nms_gym.files.prediction import write_quantities
+from nms_gym.files.subject import Subject, save_subject
+from nms_gym.model.quantities import chosen_quantities, quantities
+
+if TYPE_CHECKING:
+    from calibration.report.figures import Picture
+
+
+def require_folder(folder: Path) -> None:
+    """Raise ``InputError`` unless results can go to ``folder``, which need not exist yet; to ask before a long fit."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        what = "is not a folder" if not place.is_dir() else "may not be written to"
+        raise InputError(f"{folder}: results cannot go there: {place} {what}; choose another output folder")
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` and its parents, or raise ``InputError``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot make the output folder: {error.strerror or error}") from error
+
+
+def write_results(folder: Path, study: Study, outcome: Outcome, *, report: bool = True) -> list[Path]:
+    """Write ``subject.json``, ``metrics.json``, ``trials/*.npz``, ``posterior.npz`` (when drawn) and the report; each
+    file whole or not at all.
+
+    Args:
+        folder: made where missing.
+        study: that was calibrated.
+        outcome: from ``calibrate``.
+        report: whether to write ``report.html`` too.
+
+    Returns:
+        What was written, the subject first.
+
+    Raises:
+        InputError: the folder cannot be made or written to.
+    """
+    make_folder(folder / "trials")
+    written = [folder / "subject.json", folder / "metrics.json"]
+    save_subject(written[0], outcome.subject)
+    write_metrics(written[1], outcome.rows, emg_reference=study.emg_reference.kind)
+    for name, trial in study.trials.items():
+        written.append(folder / "trials" / f"{name}.npz")
+        trial.save(written[-1])
+    if outcome.analysis is not None:
+        written.append(folder / "posterior.npz")
+        save_people(written[-1], study.model, outcome.analysis.people)
+    if report:
+        written.append(write_study_report(folder, study, outcome))
+    return written
+
+
+def write_study_report(folder: Path, study: Study, outcome: Outcome, films: Sequence[Picture] = ()) -> Path:
+    """The report of a calibration, perhaps with films of the person in an environment.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    return write_report(
+        folder,
+        subject=outcome.subject,
+        train=study.train,
+        held_out=study.held_out,
+        result=outcome.result,
+        analysis=outcome.analysis,
+        synergies=study.synergies,
+        validation=outcome.validation,
+        films=films,
+        penalties=study.penalties,
+    )
+
+
+def write_predictions(
+    folder: Path,
+    subject: Subject,
+    predictions: Sequence[Prediction],
+    *,
+    names: Sequence[str] = ("outputs",),
+    file_format: str = "sto",
+) -> tuple[list[Path], list[dict[str, Any]]]:
+    """Write quantities of predictions, and metrics where moments were measured.
+
+    Args:
+        folder: made where missing.
+        subject: who was predicted.
+        predictions: from ``predict``.
+        names: quantities or groups of them, see ``nms_gym.model.quantities``; by default all of ``NmsOutput``, "all"
+            adds forces, powers, work, stiffness, metabolic rate, co-contraction.
+        file_format: "sto" or "csv", a file per quantity and trial, or "npz", a file per trial; see
+            ``write_quantities``.
+
+    Returns:
+        What was written, and the rows of ``metrics.json``.
+
+    Raises:
+        InputError: an unknown quantity or format, a quantity that the person or recording does not have, or the folder
+            cannot be made.
+    """
+    chosen_quantities(names)  # complains before anything is made
+    make_folder(folder)
+    written: list[Path] = []
+    rows: list[dict[str, Any]] = []
+    for p in predictions:
+        found = quantities(subject.model, subject.params, p.segment, p.output, names)
+        written += write_quantities(folder, found, p.trial, file_format)
+        measured = p.segment.measured
+        if measured is not None:
+            for k, c in enumerate(p.segment.coordinates):
+                metrics = compare(c, np.asarray(p.output.moments)[:, k], measured[:, k])
+                rows.append(metrics.row(set="predicted", split="", segment=p.trial))
+    if rows:
+        written.append(folder / "metrics.json")
+        write_metrics(written[-1], rows)
+    return written, rows
