@@ -16,17 +16,12 @@ import numpy as np
 import optax
 
 import nms_gym  # noqa: F401  registers the environments
+from nms_gym.envs.rendering import play_environment
 from nms_gym.envs.task import play_actions
 
 
-def play(env: gymnasium.Env, policy) -> float:
-    """Return of one episode."""
-    observation, _ = env.reset(seed=0)
-    total, truncated = 0.0, False
-    while not truncated:
-        observation, reward, _, truncated, _ = env.step(policy(observation))
-        total += float(reward)
-    return total
+def episode_return(env: gymnasium.Env, policy) -> float:
+    return sum(reward for reward, _ in play_environment(env, policy))
 
 
 def best_actions(task, iterations: int) -> tuple[np.ndarray, list[float]]:
@@ -59,13 +54,17 @@ def main() -> None:
     for muscle, source in shell.drive.items():
         print(f"{muscle:12s} {source}")
     env.action_space.seed(0)
-    print(f"return, no excitation:      {play(env, lambda _: np.zeros(env.action_space.shape, np.float32)):10.2f}")
-    print(f"return, random excitation:  {play(env, lambda _: env.action_space.sample()):10.2f}")
+    policies = {
+        "no": lambda _: np.zeros(env.action_space.shape, np.float32),
+        "random": lambda _: env.action_space.sample(),
+    }
+    for name, policy in policies.items():
+        print(f"{'return, ' + name + ' excitation:':28s}{episode_return(env, policy):10.2f}")
 
     actions, returns = best_actions(shell.task, options.iterations)
     print(f"gradient ascent, first/last:{returns[0]:10.2f} {returns[-1]:10.2f}")
     ahead = iter(actions)
-    print(f"return, those excitations:  {play(env, lambda _: next(ahead)):10.2f}")
+    print(f"return, those excitations:  {episode_return(env, lambda _: next(ahead)):10.2f}")
     env.close()
 
 

@@ -28,7 +28,7 @@ import numpy as np
 import optax
 
 from nms_gym.envs import TASKS, make_task
-from nms_gym.envs.task import as_dtype, episode_key, episode_seeds
+from nms_gym.envs.task import as_dtype, episode_key, episode_seeds, play_score
 from nms_gym.recording.storage import atomic_path
 
 HELD_OUT = 1_000_000
@@ -44,25 +44,7 @@ HIDDEN = 64
 
 def episodes(task, act, keys):
     """Return and success ``(N,)`` of one episode per key; ``act(observation, key) -> action``. Differentiable."""
-
-    def one(key):
-        state, first = task.reset(key)
-
-        @functools.partial(jax.checkpoint, prevent_cse=False)
-        def advance(carry, step):
-            state, observation, on = carry
-            state, out = task.step(state, act(observation, jax.random.fold_in(key, step)))
-            ends = out.terminated | out.truncated
-            return (state, out.observation, on & ~ends), (
-                jnp.where(on, out.reward, 0.0),
-                on & ends & out.info["success"],
-            )
-
-        carry = (state, first.observation, jnp.bool_(True))
-        rewards, successes = jax.lax.scan(advance, carry, jnp.arange(task.horizon))[1]
-        return jnp.sum(rewards), jnp.any(successes)
-
-    return jax.vmap(one)(keys)
+    return jax.vmap(lambda key: play_score(task, act, key))(keys)
 
 
 def held_out_keys(count):
@@ -173,20 +155,19 @@ def train_ppo(task, steps, seed, judge):
     from brax.training.agents.ppo import networks
     from brax.training.agents.ppo import train as ppo
 
-    from nms_gym.envs.brax_env import BraxEnv, wrap_for_training
+    from nms_gym.envs.brax_env import BraxEnv, train
 
-    env, policies = BraxEnv(task), []
+    policies = []
 
     def note(step, make_policy, params):
         if not policies:
             policies.append(lambda params, o, key: in_box(task, make_policy(params, deterministic=True)(o, key)[0]))
         judge.note(step, lambda: judge.of(policies[0], params))
 
-    ppo.train(
-        env,
+    train(
+        ppo.train,
+        BraxEnv(task),
         num_timesteps=steps,
-        episode_length=env.episode_length,
-        wrap_env_fn=wrap_for_training,
         num_envs=256,
         unroll_length=10,
         batch_size=64,

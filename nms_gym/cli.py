@@ -113,51 +113,37 @@ def demo(
     import gymnasium
 
     import nms_gym  # noqa: F401  registers the environments
+    from nms_gym.envs.policies import film
+    from nms_gym.envs.rendering import play_environment
 
     _say("stepping nms_gym/MomentTracking-v0 with the calibrated person on the held-out trial")
     held_out = next(iter(study.held_out))
     env = gymnasium.make(
         "nms_gym/MomentTracking-v0", subject=str(written[0]), trial=str(folder / "trials" / f"{held_out}.npz")
     )
-    for label, sampled in (("no help from the action", False), ("random action", True)):
-        observation, _ = env.reset(seed=0)
+    low = np.asarray(env.action_space.low)  # type: ignore[attr-defined]
+    policies = {"no help from the action": lambda _: low, "random action": lambda _: env.action_space.sample()}
+    for label, policy in policies.items():
         env.action_space.seed(0)
-        total, steps, done = 0.0, 0, False
-        while not done:
-            low = np.asarray(env.action_space.low)  # type: ignore[attr-defined]
-            observation, reward, terminated, truncated, _ = env.step(env.action_space.sample() if sampled else low)
-            total, steps, done = total + float(reward), steps + 1, terminated or truncated
-        console.print(f"  {label}: {steps} steps, return {total:.1f}")
-    console.print(f"  observation of {len(observation)} numbers, action drives {listed(env.unwrapped.action_names)}")  # type: ignore[attr-defined]
+        rewards = [reward for reward, _ in play_environment(env, policy)][1:]
+        console.print(f"  {label}: {len(rewards)} steps, return {sum(rewards):.1f}")
+    names = (env.get_wrapper_attr("observation_names"), env.get_wrapper_attr("action_names"))
+    console.print(f"  observation of {len(names[0])} numbers, action drives {listed(names[1])}")
     env.close()
 
     _say("playing nms_gym/ElbowAssist-v0: the same person, weak and late, helped by a motor at the elbow")
     env = gymnasium.make("nms_gym/ElbowAssist-v0", subject=str(written[0]), render_mode="rgb_array")
-    film = _filmed(env.unwrapped, folder / "elbow_assist.gif", fps=12.5)
-    written += film
+    filmed = film(env, folder / "elbow_assist.gif", fps=12.5).files
+    written += filmed
     if report:
         from calibration.report.figures import Picture
         from calibration.study.results import write_study_report
 
         title = "nms_gym/ElbowAssist-v0: a motor helps where the person's own EMG is too weak and too late"
         caption = "Muscles by activation, the target dashed, the motor's torque as an arrow; its policy is scripted."
-        picture = Picture("elbow_assist", title, caption, film[0].read_bytes(), "gif")
+        picture = Picture("elbow_assist", title, caption, filmed[0].read_bytes(), "gif")
         written.append(write_study_report(folder, study, outcome, [picture]))
     _done(written, began)
-
-
-def _filmed(env: Any, path: Path, policy: str = "baseline", seed: int = 0, fps: float = 25.0) -> list[Path]:
-    """Play an episode with a policy by name and film it."""
-    import itertools
-
-    import jax
-    import numpy as np
-
-    from nms_gym.envs.policies import policy as policy_of
-    from nms_gym.envs.rendering import record
-
-    act, keys = jax.jit(policy_of(env.get_wrapper_attr("task"), policy)), map(jax.random.key, itertools.count(seed))
-    return record(env, lambda observation: np.asarray(act(observation, next(keys))), path, seed=seed, fps=fps)
 
 
 @app.command()
@@ -551,11 +537,10 @@ def play(
     """
     import json
 
-    from gymnasium.wrappers import RecordEpisodeStatistics
-
     from calibration.study.results import make_folder, require_folder
     from nms_gym.envs import TASKS
     from nms_gym.envs.gymnasium_env import NmsEnv
+    from nms_gym.envs.policies import film
 
     began = time.perf_counter()
     if name == "list":
@@ -570,15 +555,14 @@ def play(
         except ValueError as error:
             raise InputError(f"--option {text!r}: expected name=JSON, such as tendon='\"rigid\"' ({error})") from error
     options |= {k: str(v) for k, v in (("subject", subject), ("trial", trial)) if v is not None}
-    path = output or Path("nms-gym-out") / "play" / f"{name.split('/')[-1]}.gif"
+    path = output or Path("nms-gym-out") / "play" / f"{name.split('/')[-1].replace(':', '_')}.gif"
     require_folder(path.parent)
-    env = RecordEpisodeStatistics(NmsEnv(name.split("/")[-1], render_mode="rgb_array", **options))
-    task = env.get_wrapper_attr("task")
-    _say(f"playing {name} with the {policy} policy, {task.horizon} steps of {1000 * task.dt:g} ms")
+    env = NmsEnv(name, render_mode="rgb_array", **options)
+    _say(f"playing {name} with the {policy} policy, {env.task.horizon} steps of {1000 * env.dt:g} ms")
     make_folder(path.parent)
-    written = _filmed(env, path, policy, seed, fps)
-    console.print(f"  return {env.return_queue[-1]:.1f}")
-    _done(written, began)
+    filmed = film(env, path, policy, seed, fps)
+    console.print(f"  return {filmed.total:.1f}")
+    _done(filmed.files, began)
 
 
 @app.command()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, overload
 
 if TYPE_CHECKING:
-    from nms_gym.envs.task import Task
+    from nms_gym.envs.task import DescribedTask, Task
 
 NAMESPACE = "nms_gym"
 
@@ -33,50 +34,96 @@ def register() -> None:
 
     for name in TASKS:
         if f"{NAMESPACE}/{name}" not in registration.registry:
-            registration.register(
-                id=f"{NAMESPACE}/{name}",
-                entry_point="nms_gym.envs.gymnasium_env:NmsEnv",
-                vector_entry_point="nms_gym.envs.vector_env:NmsVectorEnv",
-                kwargs={"task": name},
-            )
+            register_task(f"{NAMESPACE}/{name}", name)
 
 
-def make_task(name: str, **options: Any) -> Task:
-    """A task by the name of its id, for one's own training loop: pure ``reset`` and ``step``, NumPy float64 leaves.
-
-    Bring it to JAX arrays of a precision with ``nms_gym.envs.task.as_dtype`` before jitting or mapping anything.
+def register_task(id: str, task: Any) -> None:
+    """Give a task an id for ``gymnasium.make`` and ``make_vec``, whose other arguments are the task's options.
 
     Args:
-        name: such as "ElbowReach-v0", with or without "nms_gym/".
-        options: those of the task; see its builder (``builder(name)``) or its page.
+        id: such as "mine/Task-v0".
+        task: what ``make_task`` takes. By name as "module:function" the spec of an environment can be written as JSON,
+            and other processes (``AsyncVectorEnv``) find the task.
+    """
+    from gymnasium.envs import registration
+
+    registration.register(
+        id=id,
+        entry_point="nms_gym.envs.gymnasium_env:NmsEnv",
+        vector_entry_point="nms_gym.envs.vector_env:NmsVectorEnv",
+        kwargs={"task": task},
+    )
+
+
+@overload
+def make_task(task: str, **options: Any) -> DescribedTask: ...
+
+
+@overload
+def make_task(task: Task | Callable[..., Task], **options: Any) -> Task: ...
+
+
+def make_task(task: Any, **options: Any) -> Any:
+    """A task with pure ``reset`` and ``step``, for one's own training loop; what every adapter calls.
+
+    Leaves of shipped tasks are NumPy float64: bring them to JAX arrays of a precision with
+    ``nms_gym.envs.task.as_dtype`` before jitting or mapping anything.
+
+    Args:
+        task: the name of an id such as "ElbowReach-v0", with or without "nms_gym/"; a function that builds a task,
+            also by name as "module:function"; or a task, which is only checked (``nms_gym.envs.task.Task`` says what it
+            must have).
+        options: of the function that builds the task; see ``builder(task)`` or the task's page.
 
     Raises:
-        InputError: no such task or option, or an option cannot be used.
+        InputError: no such task or option, an option cannot be used, or the task lacks something.
     """
     import inspect
 
+    from nms_gym.envs.task import checked_task
     from nms_gym.errors import InputError, listed, near
 
-    build = builder(name)
+    if not isinstance(task, str) and not _builds(task):
+        if options:
+            raise InputError(f"options {sorted(options)} are of no use to a task that is already built")
+        return checked_task(task)
+    build = builder(task)
     allowed = inspect.signature(build).parameters
-    for option in options:
-        if option not in allowed:
-            raise InputError(f"{name} has no option {option!r}; {near(option, allowed)} (it has {listed(allowed, 30)})")
-    return build(**options)
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in allowed.values()):
+        name = task if isinstance(task, str) else getattr(task, "__name__", task)
+        for option in options:
+            if option not in allowed:
+                has = f"it has {listed(allowed, 30)}" if allowed else "it has none"
+                raise InputError(f"{name} has no option {option!r}; {near(option, allowed)} ({has})")
+    return checked_task(build(**options))
 
 
-def builder(name: str) -> Any:
+def builder(task: str | Callable[..., Task]) -> Callable[..., Any]:
     """The function that builds a task; its docstring and signature say which options there are.
 
+    Args:
+        task: as that of ``make_task``, except a built task.
+
     Raises:
-        InputError: no such task.
+        InputError: no such task, or no such function.
     """
     import importlib
 
     from nms_gym.errors import InputError, near
 
-    key = str(name).removeprefix(f"{NAMESPACE}/")
-    if key not in TASKS:
-        raise InputError(f"no task {name!r}; {near(key, TASKS)}")
-    module, function = TASKS[key].split(":")
-    return getattr(importlib.import_module(module), function)
+    if not isinstance(task, str):
+        return task
+    key = task.removeprefix(f"{NAMESPACE}/")
+    if key not in TASKS and ":" not in key:
+        raise InputError(f"no task {task!r}; {near(key, TASKS)}, or give 'module:function'")
+    module, function = TASKS.get(key, key).split(":", 1)
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ModuleNotFoundError, AttributeError) as error:
+        if key in TASKS:
+            raise
+        raise InputError(f"task {task!r}: {error}; give 'module:function' of a function that builds a task") from error
+
+
+def _builds(task: Any) -> bool:
+    return callable(task) and (isinstance(task, type) or not hasattr(task, "reset"))

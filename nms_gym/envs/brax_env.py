@@ -1,18 +1,21 @@
 """A task as a brax environment, for brax's trainers (PPO, SAC, APG); the one file that imports brax.
 
     from brax.training.agents.ppo import train as ppo
-    env = BraxEnv("ElbowReach-v0")
-    ppo.train(env, num_timesteps=1_000_000, episode_length=env.episode_length, num_envs=256,
-              wrap_env_fn=wrap_for_training, normalize_observations=True)
+    act_of, params, metrics = train(ppo.train, BraxEnv("ElbowReach-v0"), num_timesteps=1_000_000, num_envs=256)
 
-brax's own wrappers start every episode of an environment from the same first state; ``wrap_for_training`` draws a new
-one, so that goals, trials and people vary. brax's ``GymWrapper`` is for the retired ``gym``: use ``NmsEnv`` instead.
+``train`` calls a trainer with what every one needs of an environment here. brax's own wrappers start every episode of
+an environment from the same first state; ``wrap_for_training`` draws a new one, so that goals, trials and people vary.
+brax's ``GymWrapper`` is for the retired ``gym``: use ``NmsEnv`` instead.
+
+Importing this module changes nothing outside of it. brax 0.14 calls a function that JAX 0.10 has no more:
+``brax_trainers()`` lends it to JAX while a trainer runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -22,7 +25,7 @@ from jax import Array
 
 from nms_gym._pytree import replace
 from nms_gym.envs import make_task
-from nms_gym.envs.gymnasium_env import PRECISIONS, check_options
+from nms_gym.envs.adapter import checked_precision
 from nms_gym.envs.task import Step, Task, as_dtype
 from nms_gym.errors import InputError
 
@@ -46,11 +49,39 @@ def _device_put_replicated(tree: Any, devices: Any) -> Any:
     return jax.tree.map(put, tree)
 
 
-# brax 0.14.2 calls it and JAX 0.10 has it no more (google/brax#671); before, looking for it warns.
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)
-    if not hasattr(jax, "device_put_replicated"):
+@contextlib.contextmanager
+def brax_trainers() -> Iterator[None]:
+    """A context in which brax's trainers run, whatever the version of JAX; afterwards JAX is as before.
+
+    brax 0.14.2 calls ``jax.device_put_replicated``, which JAX 0.10 has no more (google/brax#671). Where it is missing,
+    the module ``jax`` has it inside. Contexts may be nested, but not overlap in several threads.
+    """
+    with warnings.catch_warnings():
+        # Before it was removed, looking for it warned.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        missing = not hasattr(jax, "device_put_replicated")
+    if missing:
         jax.device_put_replicated = _device_put_replicated  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if missing:
+            del jax.device_put_replicated  # type: ignore[attr-defined]
+
+
+def train(trainer: Callable[..., Any], env: BraxEnv, **options: Any) -> Any:
+    """Run one of brax's trainers on a task.
+
+    Args:
+        trainer: ``brax.training.agents.<name>.train.train``, for example of ppo, sac or apg.
+        env: what to train on.
+        options: of the trainer; ``episode_length`` and ``wrap_env_fn`` are those of the task unless given.
+
+    Returns:
+        What the trainer returns: for brax's own (function from params to a policy, params, metrics).
+    """
+    with brax_trainers():
+        return trainer(env, **{"episode_length": env.episode_length, "wrap_env_fn": wrap_for_training, **options})
 
 
 class BraxEnv(Env):
@@ -64,29 +95,23 @@ class BraxEnv(Env):
     ``sys`` is the task, so that a ``randomization_fn`` of brax may batch its leaves.
     """
 
-    def __init__(self, task: str | Task = "MomentTracking-v0", precision: str = "float32", **options: Any) -> None:
+    def __init__(self, task: Any = "MomentTracking-v0", precision: str = "float32", **options: Any) -> None:
         """Prepare a task.
 
         Args:
-            task: name of an id, or a task.
+            task: what ``nms_gym.envs.make_task`` takes: the name of an id, a task, or a function that builds one.
             precision: "float32" or "float64". JAX decides what arrays a compiled function may take: with "float64"
                 call it inside ``jax.enable_x64(True)``.
-            options: of the task, where it comes by name: see ``nms_gym.envs.builder(task)``.
+            options: of the function that builds the task: see ``nms_gym.envs.builder(task)``.
 
         Raises:
-            InputError: a file, name or option cannot be used.
+            InputError: a file, name or option cannot be used, or the task lacks something.
         """
-        check_options(precision, None)
-        if isinstance(task, str):
-            made = make_task(task, **options)
-        elif options:
-            raise InputError(f"options {sorted(options)} are of no use to a task that is already built")
-        else:
-            made = task
+        self._dtype = checked_precision(precision)
         self._x64 = precision == "float64"
-        self._dtype = PRECISIONS[precision]
-        self._lowest, self._highest = (bound.astype(self._dtype) for bound in made.action_bounds)
-        self._size = len(made.observation_names)
+        made = make_task(task, **options)
+        self._lowest, self._highest = (np.asarray(bound, self._dtype) for bound in made.action_bounds)
+        self._size = len(made.observation_bounds[0])
         with jax.enable_x64(self._x64):
             self.sys = as_dtype(made, self._dtype)
 
@@ -104,7 +129,7 @@ class BraxEnv(Env):
         """
         with jax.enable_x64(self._x64):
             state, out = self.sys.reset(typed_key(rng))
-            return State(state, out.observation, out.reward, *self._done(out))
+            return State(state, out.observation, jnp.asarray(out.reward, self._dtype), *self._done(out))
 
     def step(self, state: State, action: Array) -> State:
         """One control step; keeps what wrappers have added to info and metrics."""
@@ -113,15 +138,16 @@ class BraxEnv(Env):
             asked = jnp.asarray(self._lowest) + share * (self._highest - self._lowest)
             inner, out = self.sys.step(state.pipeline_state, asked)
             done, metrics, info = self._done(out)
-            return State(inner, out.observation, out.reward, done, state.metrics | metrics, state.info | info)
+            reward = jnp.asarray(out.reward, self._dtype)
+            return State(inner, out.observation, reward, done, state.metrics | metrics, state.info | info)
 
     def _done(self, out: Step) -> tuple[Array, dict[str, Array], dict[str, Array]]:
         """Whether the episode is over, metrics and info."""
         dtype = self._dtype
-        done = (out.terminated | out.truncated).astype(dtype)
-        time_out = (out.truncated & ~out.terminated).astype(dtype)
-        metrics = {key: value.astype(dtype) for key, value in out.info.items() if value.ndim == 0}
-        return done, metrics, {"truncation": time_out, "time_out": time_out}
+        terminated, truncated = jnp.asarray(out.terminated, bool), jnp.asarray(out.truncated, bool)
+        time_out = (truncated & ~terminated).astype(dtype)
+        metrics = {key: jnp.asarray(value, dtype) for key, value in out.info.items() if jnp.ndim(value) == 0}
+        return (terminated | truncated).astype(dtype), metrics, {"truncation": time_out, "time_out": time_out}
 
     @property
     def episode_length(self) -> int:

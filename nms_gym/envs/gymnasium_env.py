@@ -8,38 +8,11 @@ from typing import Any, ClassVar
 import gymnasium
 import jax
 import numpy as np
-from gymnasium import spaces
 
-from nms_gym.envs import make_task
-from nms_gym.envs.packing import Packing, single_programs
-from nms_gym.envs.rendering import History, draw
-from nms_gym.envs.task import Task, as_dtype
-from nms_gym.errors import InputError, listed
-
-PRECISIONS = {"float32": np.float32, "float64": np.float64}
-RENDER_MODES = ("rgb_array",)
-RENDER_FPS = 25
-
-
-# --- shared by the single and the vectorised environment -----------------
-
-
-def observation_space(task: Task) -> spaces.Box:
-    """Bounded float32 box."""
-    return spaces.Box(*task.observation_bounds, dtype=np.float32)
-
-
-def action_space(task: Task) -> spaces.Box:
-    """Bounded float32 box."""
-    return spaces.Box(*task.action_bounds, dtype=np.float32)
-
-
-def check_options(precision: str, render_mode: str | None) -> None:
-    """Refuse a precision or a render mode that there is not."""
-    if precision not in PRECISIONS:
-        raise InputError(f"precision is {precision!r}; use one of {listed(PRECISIONS)}")
-    if render_mode is not None and render_mode not in RENDER_MODES:
-        raise InputError(f"render_mode is {render_mode!r}; use None or one of {listed(RENDER_MODES)}")
+from nms_gym.envs.adapter import RENDER_FPS, RENDER_MODES, TaskAdapter
+from nms_gym.envs.packing import Packing, SinglePrograms, single_programs
+from nms_gym.envs.rendering import draw
+from nms_gym.errors import InputError
 
 
 def checked_action(action: Any, space: Any, dtype: Any) -> np.ndarray:
@@ -57,14 +30,13 @@ def checked_action(action: Any, space: Any, dtype: Any) -> np.ndarray:
     return np.clip(array, space.low, space.high)
 
 
-# --- the environment ------------------------------------------------------
+class NmsEnv(TaskAdapter, gymnasium.Env[np.ndarray, np.ndarray]):
+    """One episode at a time of a shipped task, ``gymnasium.make("nms_gym/...")``, or of one's own: ``NmsEnv(task)``.
 
-
-class NmsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """Any task of ``nms_gym.envs.TASKS``; ``gymnasium.make("nms_gym/...")`` makes one.
+    ``nms_gym.envs.register_task`` gives an own task an id for ``gymnasium.make`` and ``gymnasium.make_vec``.
 
     Attributes:
-        task: the pure task; its module documents observation, action, reward and info.
+        task: the pure task, in the environment's precision; its module documents observation, action, reward and info.
         drive: muscle -> what drives it.
         observation_names, action_names: what the entries of observation and action are.
         muscles, coordinates: what the entries of info's arrays are.
@@ -72,10 +44,11 @@ class NmsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}
+    _programs: SinglePrograms
 
     def __init__(
         self,
-        task: str = "MomentTracking-v0",
+        task: Any = "MomentTracking-v0",
         precision: str = "float32",
         render_mode: str | None = None,
         **options: Any,
@@ -83,35 +56,26 @@ class NmsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Load the files and prepare the task; what is compiled is compiled at the first reset and step.
 
         Args:
-            task: name of an id.
+            task: what ``nms_gym.envs.make_task`` takes: the name of an id, a task, or a function that builds one, also
+                by name as "module:function" (which alone of the last two survives ``env.spec.to_json()``).
             precision: "float32" or "float64", of the computation; observations are float32.
             render_mode: None or "rgb_array".
-            options: of the task: see the function that builds it (``nms_gym.envs.builder(task)``).
+            options: of the function that builds the task (``nms_gym.envs.builder(task)``).
 
         Raises:
-            InputError: a file, name or option cannot be used.
+            InputError: a file, name or option cannot be used, or the task lacks something.
         """
-        check_options(precision, render_mode)
-        made = make_task(task, **options)
-        self._dtype = PRECISIONS[precision]
-        self._x64 = precision == "float64"
-        self.drive = made.drive
-        self.observation_names = made.observation_names
-        self.action_names = made.action_names
-        self.muscles = made.muscles
-        self.coordinates = made.coordinates
-        self.dt = made.dt
-        self.observation_space = observation_space(made)
-        self.action_space = action_space(made)
-        self.render_mode = render_mode
-        with jax.enable_x64(self._x64):
-            self.task = as_dtype(made, self._dtype)
-            packing = Packing.of(self.task)
-            self._parts = packing.pack(self.task)
-            self._programs = single_programs(packing)
-        self._layout = self._programs.layout
+        made = self._prepare(task, precision, render_mode, options)
+        self.observation_space = self._observation_box
+        self.action_space = self._action_box
         self._state: np.ndarray | None = None
-        self._history = None if render_mode is None else History(made.scene())
+        self._history = None if render_mode is None else self._new_history(made)
+
+    def _compiled(self, packing: Packing) -> SinglePrograms:
+        programs = single_programs(packing)
+        self._layout = programs.layout
+        self._check_observation(programs.layout.observation.stop)
+        return programs
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

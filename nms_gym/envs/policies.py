@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nms_gym.envs.task import Task, as_dtype, episode_key
-from nms_gym.errors import InputError, near
+from nms_gym.envs.rendering import Film, record
+from nms_gym.envs.task import Task, as_dtype, episode_key, play_score
+from nms_gym.errors import InputError, listed, near
 
 POLICIES = {
     "baseline": "the task's own scripted policy",
@@ -26,17 +29,19 @@ def policy(task: Task, name: str) -> Callable[[Array, Array], Array]:
     """A policy by name: (observation, key) -> action.
 
     Raises:
-        InputError: no such policy.
+        InputError: no such policy, or a task without ``baseline`` is asked for it.
     """
     low, high = (jnp.asarray(bound) for bound in task.action_bounds)
     found: dict[str, Callable[[Array, Array], Array]] = {
-        "baseline": lambda observation, key: task.baseline(observation),
+        "baseline": lambda observation, key: task.baseline(observation),  # type: ignore[attr-defined]
         "random": lambda observation, key: jax.random.uniform(key, low.shape, jnp.float32, low, high),
         "lowest": lambda observation, key: low,
         "zero": lambda observation, key: jnp.clip(jnp.zeros_like(low), low, high),
     }
     if name not in found:
         raise InputError(f"no policy {name!r}; {near(name, found)}")
+    if name == "baseline" and not hasattr(task, "baseline"):
+        raise InputError(f"task {type(task).__name__} has no baseline; use one of {listed(list(POLICIES)[1:])}")
     return found[name]
 
 
@@ -54,24 +59,37 @@ class Score:
 
 
 def score(task: Task, act: Callable[[Array, Array], Array], episodes: int = 64, seed: int = 0) -> Score:
-    """Play episodes side by side in float32, each to its own end, from seeds ``seed``, ``seed + 1``, ..."""
+    """Play episodes side by side in float32, each to its own end, from seeds ``seed``, ``seed + 1``, ...
+
+    Args:
+        task: any task.
+        act: (observation, key) -> action.
+        episodes: how many.
+        seed: of the first.
+    """
 
     def one(task: Any, seed: Array) -> tuple[Array, Array]:
-        key = episode_key(seed)
-        state, first = task.reset(key)
-
-        def advance(carry: Any, k: Array) -> tuple[Any, None]:
-            state, observation, total, success, over = carry
-            state, out = task.step(state, act(observation, jax.random.fold_in(key, k)))
-            total = total + jnp.where(over, 0.0, out.reward)
-            success = jnp.where(over, success, out.info["success"])
-            return (state, out.observation, total, success, over | out.terminated | out.truncated), None
-
-        start = (state, first.observation, jnp.zeros_like(first.reward), jnp.bool_(False), jnp.bool_(False))
-        end, _ = jax.lax.scan(advance, start, jnp.arange(task.horizon, dtype=jnp.int32))
-        return end[2], end[3]
+        return play_score(task, act, episode_key(seed))
 
     with jax.enable_x64(False):
         seeds = seed + np.arange(episodes, dtype=np.uint32)
         returns, success = jax.jit(jax.vmap(one, in_axes=(None, 0)))(as_dtype(task, jnp.float32), seeds)
     return Score(np.asarray(returns, float), float(np.mean(np.asarray(success))))
+
+
+def film(env: Any, path: str | os.PathLike[str], name: str = "baseline", seed: int = 0, fps: float = 25.0) -> Film:
+    """Play one episode with a policy by name and film it, as ``rendering.record``.
+
+    Args:
+        env: an ``NmsEnv`` made with ``render_mode="rgb_array"``, wrapped or not.
+        path: ending in ``.gif`` or ``.mp4``.
+        name: one of ``POLICIES``.
+        seed: of the episode, and of the policy's random draws.
+        fps: frames per second, in real time.
+
+    Raises:
+        InputError: no such policy, or the film cannot be written.
+    """
+    act = jax.jit(policy(env.get_wrapper_attr("task"), name))
+    keys = map(jax.random.key, itertools.count(seed))
+    return record(env, lambda observation: np.asarray(act(observation, next(keys))), path, seed=seed, fps=fps)

@@ -2,14 +2,17 @@
 
 A task holds a person, a recording and the task's own numbers as leaves, so that all of them can be batched, drawn at
 random and differentiated. There is no class to inherit from: whatever has the members of ``Task`` serves every adapter
-(Gymnasium, vectorised Gymnasium, brax) and ``play_actions``.
+(Gymnasium, vectorised Gymnasium, brax), ``play_actions`` and ``play_policy``. ``examples/07_own_task.py`` is one, in
+one file.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -17,16 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nms_gym._pytree import pytree
+from nms_gym._pytree import pytree as pytree  # the three are also what tasks of one's own are made with
+from nms_gym._pytree import replace as replace
+from nms_gym._pytree import static as static
 from nms_gym.envs.rendering.scene import Scene
-from nms_gym.errors import InputError
+from nms_gym.errors import InputError, listed
 
 T = TypeVar("T")
 
 
 @pytree
 class Step:
-    """What a step, or a reset, shows of a task."""
+    """What a step, or a reset, returns besides the state."""
 
     observation: Array
     """(O,) within ``observation_bounds``"""
@@ -36,13 +41,22 @@ class Step:
     """bool; the task itself has ended"""
     truncated: Array
     """bool; time is up"""
-    info: dict[str, Array]
-    """by name, the same names in every step of a task: ``time`` (s, end of the step), ``success`` (bool, the task's
-    metric is met), every ``reward_...`` that the reward is the sum of, and arrays that the task documents"""
+    info: dict[str, Array] = field(default_factory=dict)
+    """arrays by name, the same names and shapes in every step and reset of a task. Pictures and scores use some:
+    ``time`` (s, end of the step), ``success`` (bool, the task's metric is met), every ``reward_...`` that the reward is
+    the sum of. Integers pass through floats in Gymnasium's info: exact up to 2^24 in float32."""
 
 
 class Task(Protocol):
-    """The members of a task. It is a pytree."""
+    """What a task must have to run in every adapter. It is a pytree: the decorator ``pytree`` makes one of a class.
+
+    Its leaves are numbers and arrays, which may be batched and differentiated; what is not (names, counts) is
+    ``static()``, and hashable. State and observation have the same structure, shapes and types in reset and step.
+
+    The other members of ``DescribedTask`` are used where a task has them, and only there: names that are missing become
+    ``action_0``, ``observation_0`` ...; ``muscles``, ``coordinates`` and ``drive`` become empty; without ``scene``
+    there are no pictures (``render_mode`` is refused), and without ``baseline`` no policy of that name.
+    """
 
     @property
     def dt(self) -> float:
@@ -51,27 +65,37 @@ class Task(Protocol):
 
     @property
     def horizon(self) -> int:
-        """Steps of the longest episode."""
-        ...
-
-    @property
-    def coordinates(self) -> tuple[str, ...]:
-        """Joints that the arrays of info speak of."""
-        ...
-
-    @property
-    def muscles(self) -> tuple[str, ...]:
-        """Muscles that the arrays of info speak of."""
-        ...
-
-    @property
-    def action_names(self) -> tuple[str, ...]:
-        """One name per entry of the action."""
+        """Steps of the longest episode: ``truncated`` is true after as many."""
         ...
 
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest action, float32."""
+        """Lowest and highest action, (A,) each and finite."""
+        ...
+
+    @property
+    def observation_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest observation, (O,) each."""
+        ...
+
+    def reset(self, key: Array) -> tuple[Any, Step]:
+        """State and first observation of an episode; everything random comes from the key.
+
+        A task that draws while an episode runs keeps a key in its state.
+        """
+        ...
+
+    def step(self, state: Any, action: Array) -> tuple[Any, Step]:
+        """One control step; the action ``(A,)`` is within its bounds."""
+        ...
+
+
+class DescribedTask(Task, Protocol):
+    """A task that also says what its numbers are, can be drawn, and has a simple policy: every shipped one."""
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """One name per entry of the action."""
         ...
 
     @property
@@ -80,8 +104,13 @@ class Task(Protocol):
         ...
 
     @property
-    def observation_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest observation, float32."""
+    def muscles(self) -> tuple[str, ...]:
+        """Muscles in the order of info's arrays."""
+        ...
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Joints in the order of info's arrays."""
         ...
 
     @property
@@ -89,21 +118,101 @@ class Task(Protocol):
         """Muscle -> what drives it."""
         ...
 
-    def reset(self, key: Array) -> tuple[Any, Step]:
-        """State and first observation of an episode; everything random comes from the key."""
-        ...
-
-    def step(self, state: Any, action: Array) -> tuple[Any, Step]:
-        """One control step."""
-        ...
-
     def baseline(self, observation: Array) -> Array:
         """Action of a simple scripted policy, for comparison."""
         ...
 
     def scene(self) -> Scene:
-        """What pictures of an episode show."""
+        """What pictures of an episode show, filled by the infos of its steps (among them ``time``)."""
         ...
+
+
+ESSENTIAL = ("dt", "horizon", "action_bounds", "observation_bounds", "reset", "step")
+
+
+@dataclass(frozen=True)
+class Description:
+    """The names of a task, with those filled in that it does not give; see ``Task``."""
+
+    action_names: tuple[str, ...]
+    observation_names: tuple[str, ...]
+    muscles: tuple[str, ...]
+    coordinates: tuple[str, ...]
+    drive: dict[str, str]
+
+
+def describe(task: Task) -> Description:
+    """What a task says of itself."""
+
+    def names(what: str, bounds: tuple[np.ndarray, np.ndarray]) -> tuple[str, ...]:
+        given = getattr(task, f"{what}_names", None)
+        return tuple(f"{what}_{i}" for i in range(len(bounds[0]))) if given is None else tuple(given)
+
+    return Description(
+        names("action", task.action_bounds),
+        names("observation", task.observation_bounds),
+        tuple(getattr(task, "muscles", ())),
+        tuple(getattr(task, "coordinates", ())),
+        dict(getattr(task, "drive", {})),
+    )
+
+
+def checked_task(task: Any) -> Task:
+    """A task that has what ``Task`` asks for.
+
+    Raises:
+        InputError: a member is missing, it is no pytree, or a leaf is no number.
+    """
+    kind = type(task).__name__
+    missing = [name for name in ESSENTIAL if not hasattr(task, name)]
+    if missing:
+        raise InputError(f"task {kind} has no {listed(missing)}; a task has {listed(ESSENTIAL)}")
+    leaves, structure = jax.tree_util.tree_flatten_with_path(task)
+    if jax.tree_util.treedef_is_leaf(structure):
+        raise InputError(f"task {kind} is no pytree; decorate its class with nms_gym.envs.task.pytree")
+    for path, leaf in leaves:
+        if np.asarray(leaf).dtype.kind not in "biuf":
+            where = jax.tree_util.keystr(path)
+            raise InputError(f"task {kind}: {where} is {leaf!r:.60}, no number; declare such a field as static()")
+    for entry in dataclasses.fields(task) if dataclasses.is_dataclass(task) else ():
+        if entry.metadata.get("static") and isinstance(getattr(task, entry.name), (np.ndarray, Array)):
+            raise InputError(f"task {kind}: {entry.name} is an array and static; declare it without static()")
+    for name in ("action", "observation"):
+        bounds = getattr(task, f"{name}_bounds")
+        low, high = (np.asarray(bound) for bound in bounds)
+        names = getattr(task, f"{name}_names", None)
+        if low.ndim != 1 or low.shape != high.shape or not np.all(low <= high):
+            raise InputError(
+                f"task {kind}: {name}_bounds are {bounds!r:.120}; give lowest and highest values, (n,) each"
+            )
+        if names is not None and len(names) != len(low):
+            raise InputError(f"task {kind} has {len(names)} {name}_names for {len(low)} {name}_bounds; give as many")
+    return task
+
+
+def built(result: tuple[Any, Step]) -> dict[str, str]:
+    """How what a reset or a step returns is built: type and shape of every array in it, by name."""
+    found = {}
+    for label, tree in zip(("state", "step"), result, strict=True):
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            shaped = leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
+            found[label + jax.tree_util.keystr(path)] = f"{shaped.dtype}{list(shaped.shape)}"
+    return found
+
+
+def require_same(task: Task, first: Mapping[str, str], later: Mapping[str, str]) -> None:
+    """Refuse a step built unlike the reset, each as ``built`` says; call it while tracing, where it costs nothing.
+
+    Raises:
+        InputError: names, shapes or types differ.
+    """
+    names = [name for name in {**first, **later} if first.get(name) != later.get(name)]
+    if names:
+        shown = [f"{name}: {first.get(name, 'nothing')}, then {later.get(name, 'nothing')}" for name in names]
+        raise InputError(
+            f"task {type(task).__name__}: what step returns differs from what reset returned ({listed(shown)}); make "
+            "structure, shapes and types the same"
+        )
 
 
 # --- observations -----------------------------------------------------------
@@ -130,8 +239,8 @@ SPEED_UNIT = 10.0
 
 
 def observe(groups: Mapping[str, Array]) -> Array:
-    """Values by group, ``(n,)`` each, as one observation within the bounds of the groups."""
-    return jnp.concatenate([jnp.clip(value, *OBSERVATION_BOUNDS[group]) for group, value in groups.items()])
+    """Values by group, ``(n,)`` each or one number, as one observation within the bounds of the groups."""
+    return jnp.concatenate([jnp.clip(jnp.ravel(value), *OBSERVATION_BOUNDS[group]) for group, value in groups.items()])
 
 
 def bounds_of(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +251,7 @@ def bounds_of(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def indices_of(names: Sequence[str], group: str) -> np.ndarray:
-    """Where the entries of a group stand in an observation."""
+    """Indices of a group's entries in an observation."""
     return np.array([i for i, name in enumerate(names) if name.split(":")[0] == group], np.int32)
 
 
@@ -150,11 +259,11 @@ def indices_of(names: Sequence[str], group: str) -> np.ndarray:
 
 
 def closeness(error: Array, width: Array | float) -> Array:
-    """1 where there is no error, 1/2 at ``width``, and never flat: far away it still tells where to go."""
+    """1 where there is no error, 1/2 at ``width``, and never flat: it has a gradient far away too."""
     return 1.0 / (1.0 + (error / width) ** 2)
 
 
-# --- chance -----------------------------------------------------------------
+# --- random draws -----------------------------------------------------------------
 
 
 def episode_key(seed: int | Array) -> Array:
@@ -186,7 +295,7 @@ def draw_index(key: Array, count: int) -> Array:
 
 
 def play_actions(task: Task, actions: Array, key: Array | None = None) -> tuple[Array, dict[str, Array]]:
-    """Rewards ``(N,)``, 0 after the end, and infos, with a leading time axis, of an episode with actions ``(N, A)``.
+    """Play an episode with given actions ``(N, A)``.
 
     The sum of the rewards is the return; it can be differentiated with respect to ``actions`` and the leaves of
     ``task``.
@@ -195,26 +304,52 @@ def play_actions(task: Task, actions: Array, key: Array | None = None) -> tuple[
         task: any task.
         actions: at most ``task.horizon`` of them.
         key: of ``jax.random.key``; by default that of seed 0.
+
+    Returns:
+        Rewards ``(N,)``, 0 after the end, and infos with a leading time axis.
     """
-    state, first = task.reset(episode_key(0) if key is None else key)
-    return _played(task, state, first, actions, lambda action, _: action)
+    key = episode_key(0) if key is None else key
+    rewards, _, info = _played(task, key, actions, lambda _, action: action)
+    return rewards, info
 
 
-def play_policy(task: Task, policy: Any, key: Array, steps: int | None = None) -> tuple[Array, dict[str, Array]]:
-    """``play_actions`` of a whole episode in which ``policy(observation) -> action`` acts."""
+def play_policy(task: Task, act: Callable[[Array, Array], Array], key: Array) -> tuple[Array, dict[str, Array]]:
+    """Play an episode of ``task.horizon`` steps in which ``act(observation, key) -> action``, with a key of each step.
+
+    Returns and can be differentiated as ``play_actions``, with respect to what ``act`` closes over too.
+    """
+    rewards, _, info = _played(task, key, *_acting(task, act, key))
+    return rewards, info
+
+
+def play_score(task: Task, act: Callable[[Array, Array], Array], key: Array) -> tuple[Array, Array]:
+    """Return, and success (bool) at the end, of an episode as ``play_policy`` plays it; differentiable.
+
+    A task without ``success`` in its info never succeeds.
+    """
+    keep = lambda info: info.get("success", jnp.bool_(False))  # noqa: E731
+    rewards, counted, success = _played(task, key, *_acting(task, act, key), keep=keep)
+    return jnp.sum(rewards), success[jnp.sum(counted, dtype=jnp.int32) - 1]
+
+
+def _acting(task: Task, act: Callable[[Array, Array], Array], key: Array) -> tuple[Array, Any]:
+    steps = jnp.arange(task.horizon, dtype=jnp.int32)
+    return steps, lambda observation, k: act(observation, jax.random.fold_in(key, k))
+
+
+def _played(
+    task: Task, key: Array, given: Array, act: Callable[[Array, Array], Array], keep: Any = lambda info: info
+) -> tuple[Array, Array, Any]:
+    """Rewards, whether each step belongs to the episode, and what is kept of the infos; ``act(observation, given)``."""
     state, first = task.reset(key)
-    none = jnp.zeros((task.horizon if steps is None else steps, 0))
-    return _played(task, state, first, none, lambda _, observation: policy(observation))
 
-
-def _played(task: Task, state: Any, first: Step, given: Array, act: Any) -> tuple[Array, dict[str, Array]]:
     # Recomputing each step in the backward pass keeps memory flat in the number of steps and costs no time.
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def advance(carry: Any, given: Array) -> tuple[Any, tuple[Array, dict[str, Array]]]:
+    def advance(carry: Any, given: Array) -> tuple[Any, tuple[Array, Array, Any]]:
         state, observation, over = carry
-        state, out = task.step(state, act(given, observation))
+        state, out = task.step(state, act(observation, given))
         reward = jnp.where(over, jnp.zeros_like(out.reward), out.reward)
-        return (state, out.observation, over | out.terminated | out.truncated), (reward, out.info)
+        return (state, out.observation, over | out.terminated | out.truncated), (reward, ~over, keep(out.info))
 
     return jax.lax.scan(advance, (state, first.observation, jnp.bool_(False)), given)[1]
 

@@ -17,18 +17,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from jax import Array
 
-from nms_gym.envs import make_task
-from nms_gym.envs.gymnasium_env import (
-    PRECISIONS,
-    RENDER_FPS,
-    RENDER_MODES,
-    action_space,
-    check_options,
-    observation_space,
-)
+from nms_gym.envs.adapter import RENDER_FPS, RENDER_MODES, TaskAdapter
 from nms_gym.envs.packing import Packing
-from nms_gym.envs.rendering import History, draw
-from nms_gym.envs.task import Step, as_dtype, episode_key
+from nms_gym.envs.rendering import draw
+from nms_gym.envs.task import Step, built, episode_key, require_same
 from nms_gym.errors import InputError, listed
 
 AUTORESET_MODES = {mode.value: mode for mode in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP)}
@@ -51,14 +43,23 @@ class VectorPrograms:
 def vector_programs(packing: Packing, info: str) -> VectorPrograms:
     """What runs tasks of one structure; environments of equal structure share what is compiled."""
 
-    def shown(out: Step) -> Step:
+    def returned(out: Step) -> Step:
         kept = {key: value for key, value in out.info.items() if info == "all" or value.ndim == 1}
         return Step(out.observation.astype(jnp.float32), out.reward, out.terminated, out.truncated, kept)
 
+    # How a reset is built, noted while it is traced, which is before any step is.
+    first: dict[str, str] = {}
+
     def start(parts: tuple[Array, ...], seeds: Array) -> tuple[Any, Step]:
         task = packing.unpack(parts)
-        states, out = jax.vmap(lambda seed: task.reset(episode_key(seed)))(seeds)
-        return states, shown(out)
+
+        def one(seed: Array) -> tuple[Any, Step]:
+            fresh = task.reset(episode_key(seed))
+            first.update(built(fresh))
+            return fresh
+
+        states, out = jax.vmap(one)(seeds)
+        return states, returned(out)
 
     def restart(parts: tuple[Array, ...], states: Any, indices: Array, seeds: Array) -> tuple[Any, Step]:
         fresh, out = start(parts, seeds)
@@ -66,34 +67,44 @@ def vector_programs(packing: Packing, info: str) -> VectorPrograms:
 
     def step(parts: tuple[Array, ...], states: Any, actions: Array, low: Array, high: Array) -> tuple[Any, Step]:
         task = packing.unpack(parts)
-        states, out = jax.vmap(lambda state, action: task.step(state, jnp.clip(action, low, high)))(states, actions)
-        return states, shown(out)
+
+        def one(state: Any, action: Array) -> tuple[Any, Step]:
+            after = task.step(state, jnp.clip(action, low, high))
+            if first:
+                require_same(task, first, built(after))
+            return after
+
+        states, out = jax.vmap(one)(states, actions)
+        return states, returned(out)
 
     return VectorPrograms(jax.jit(start), jax.jit(restart, donate_argnums=1), jax.jit(step, donate_argnums=1))
 
 
-class NmsVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+class NmsVectorEnv(TaskAdapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """``NmsEnv``, many at a time: the same numbers as as many single ones with the same seeds.
 
     Attributes:
         task, drive, observation_names, action_names, muscles, coordinates, dt: as those of ``NmsEnv``.
     """
 
+    _programs: VectorPrograms
+
     def __init__(
         self,
         num_envs: int = 1,
-        task: str = "MomentTracking-v0",
+        task: Any = "MomentTracking-v0",
         precision: str = "float32",
         render_mode: str | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         info: str | None = None,
+        max_episode_steps: int | None = None,
         **options: Any,
     ) -> None:
         """Prepare ``num_envs`` episodes.
 
         Args:
             num_envs: how many.
-            task: name of an id.
+            task: as that of ``NmsEnv``.
             precision: "float32" or "float64", of the computation; observations are float32.
             render_mode: None or "rgb_array".
             autoreset_mode: "NextStep" (the step after the last one resets; its action is not used and its reward is
@@ -101,12 +112,13 @@ class NmsVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 ``infos["final_obs"]`` and ``infos["final_info"]``).
             info: "scalars": infos have the numbers only, which is quicker; "all": the arrays (excitations, angles) too.
                 By default "scalars", and "all" with a render mode.
-            options: of the task: see the function that builds it (``nms_gym.envs.builder(task)``).
+            max_episode_steps: steps after which an episode is truncated at the latest, as ``gymnasium.make`` does for a
+                single environment; None or -1 leaves that to the task.
+            options: of the function that builds the task (``nms_gym.envs.builder(task)``).
 
         Raises:
-            InputError: a file, name or option cannot be used.
+            InputError: a file, name or option cannot be used, or the task lacks something.
         """
-        check_options(precision, render_mode)
         if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
             raise InputError(f"num_envs is {num_envs!r}; use at least 1")
         name = autoreset_mode.value if isinstance(autoreset_mode, AutoresetMode) else autoreset_mode
@@ -114,7 +126,13 @@ class NmsVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise InputError(f"autoreset_mode is {name!r}; use one of {listed(AUTORESET_MODES)}")
         if info not in (None, *INFOS) or (info == "scalars" and render_mode is not None):
             raise InputError(f"info is {info!r} with render_mode {render_mode!r}; use 'all', or 'scalars' without one")
-        made = make_task(task, **options)
+        limit = None if max_episode_steps == -1 else max_episode_steps
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise InputError(
+                f"max_episode_steps is {limit!r}; use at least 1, or None or -1 for no limit but the task's"
+            )
+        self._info = info or ("scalars" if render_mode is None else "all")
+        made = self._prepare(task, precision, render_mode, options)
         self.num_envs = num_envs
         self.autoreset_mode = AUTORESET_MODES[name]
         self.metadata = {
@@ -122,29 +140,24 @@ class NmsVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "render_fps": RENDER_FPS,
             "autoreset_mode": self.autoreset_mode,
         }
-        self.render_mode = render_mode
-        self._dtype = PRECISIONS[precision]
-        self._x64 = precision == "float64"
-        self.drive = made.drive
-        self.observation_names = made.observation_names
-        self.action_names = made.action_names
-        self.muscles = made.muscles
-        self.coordinates = made.coordinates
-        self.dt = made.dt
-        self.single_observation_space = observation_space(made)
-        self.single_action_space = action_space(made)
+        self.single_observation_space = self._observation_box
+        self.single_action_space = self._action_box
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._bounds = tuple(np.asarray(bound, self._dtype) for bound in made.action_bounds)
-        with jax.enable_x64(self._x64):
-            self.task = as_dtype(made, self._dtype)
-            packing = Packing.of(self.task)
-            self._parts = packing.pack(self.task)
-            self._programs = vector_programs(packing, info or ("scalars" if render_mode is None else "all"))
+        self._bounds = tuple(bound.astype(self._dtype) for bound in (self._action_box.low, self._action_box.high))
+        self._limit = limit
+        self._steps = np.zeros(num_envs, dtype=int)
         self._states: Any = None
         self._ended = np.zeros(num_envs, dtype=bool)
         self._generators: list[np.random.Generator | None] = [None] * num_envs
-        self._histories = [] if render_mode is None else [History(made.scene()) for _ in range(num_envs)]
+        self._histories = [] if render_mode is None else [self._new_history(made) for _ in range(num_envs)]
+
+    def _compiled(self, packing: Packing) -> VectorPrograms:
+        return vector_programs(packing, self._info)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As NumPy, which keeps 64 bits whatever precision the process that reads them works in; keys have none.
+        return super().__getstate__() | {"_states": jax.tree.map(_saved, self._states)}
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -165,7 +178,9 @@ class NmsVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 self._generators[i] = seeding.np_random(one)[0]
         with jax.enable_x64(self._x64):
             out = self._restart(np.arange(self.num_envs))
+        self._check_observation(out.observation.shape[1])
         self._ended = np.zeros(self.num_envs, dtype=bool)
+        self._steps[:] = 0
         infos = self._infos(out)
         infos["drive"], infos["_drive"] = self._batched_drive(), self._everyone()
         for i, history in enumerate(self._histories):
@@ -191,11 +206,15 @@ class NmsVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         with jax.enable_x64(self._x64):
             self._states, out = self._programs.step(self._parts, self._states, values, *self._bounds)
             final = out = jax.tree.map(np.array, out)
+            if self._limit is not None:
+                self._steps += 1
+                np.logical_or(final.truncated, self._steps >= self._limit, out=final.truncated)
             # In next-step mode the environments that ended in the last step start now instead of stepping.
             over = final.terminated | final.truncated
             starting = np.flatnonzero(self._ended if next_step else over)
             if len(starting):
                 fresh = self._restart(starting)
+                self._steps[starting] = 0
                 out = jax.tree.map(np.copy, final)
                 for all_rows, new in zip(jax.tree.leaves(out), jax.tree.leaves(fresh), strict=True):
                     all_rows[starting] = new
@@ -274,3 +293,7 @@ class NmsVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         infos["final_obs"], infos["_final_obs"] = observations, mask
         infos["final_info"] = last | {f"_{key}": mask.copy() for key in last}
         infos["_final_info"] = mask.copy()
+
+
+def _saved(leaf: Array) -> Any:
+    return leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)

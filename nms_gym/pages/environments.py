@@ -16,6 +16,7 @@ from nms_gym.envs import NAMESPACE, TASKS, builder, follow, make_task
 from nms_gym.envs.follow import Follow
 from nms_gym.envs.gymnasium_env import NmsEnv
 from nms_gym.envs.policies import POLICIES, policy, score
+from nms_gym.envs.rendering import play_environment, write_picture
 from nms_gym.envs.task import OBSERVATION_BOUNDS, Task
 from nms_gym.recording.storage import atomic_path
 
@@ -120,23 +121,14 @@ def scores(task: Task) -> str:
 def _picture(path: Path, name: str) -> Path:
     """The scripted policy after two thirds of an episode."""
     env = NmsEnv(name, render_mode="rgb_array")
-    act = jax.jit(env.task.baseline)
-    observation, _ = env.reset(seed=1)
-    for _ in range(max(2 * env.task.horizon // 3, 1)):
-        observation, *_ = env.step(np.asarray(act(observation)))
+    act = jax.jit(make_task(name).baseline)
+    episode = play_environment(env, lambda observation: np.asarray(act(observation)), seed=1)
+    for _ in range(1 + max(2 * env.task.horizon // 3, 1)):
+        next(episode)
     frame = env.render()
     env.close()
     assert frame is not None
-    return write_still(path, frame)
-
-
-def write_still(path: Path, frame: np.ndarray) -> Path:
-    """One picture ``(H, W, 3)`` as PNG."""
-    from PIL import Image
-
-    with atomic_path(path) as temporary:
-        Image.fromarray(frame).save(temporary, format="png", optimize=True)
-    return path
+    return write_picture(path, frame)
 
 
 def _options(build: Any) -> list[str]:

@@ -23,7 +23,7 @@ with warnings.catch_warnings():
     from brax.training.agents.ppo import networks as ppo_networks
     from brax.training.agents.ppo import train as ppo
 
-    from nms_gym.envs.brax_env import BraxEnv, ResampleWrapper, typed_key, wrap_for_training
+    from nms_gym.envs.brax_env import BraxEnv, ResampleWrapper, brax_trainers, train, typed_key, wrap_for_training
 
 QUICK = {"xla_backend_optimization_level": 0}
 SEED = 3
@@ -39,6 +39,7 @@ class Count:
     action_names = ("a",)
     observation_names = ("count", "limit")
     action_bounds = (np.zeros(1, np.float32), np.full(1, 2.0, np.float32))
+    observation_bounds = (np.zeros(2, np.float32), np.full(2, 99.0, np.float32))
 
     def reset(self, key):
         limit = jax.random.randint(key, (), 3, 12, jnp.int32)
@@ -89,6 +90,46 @@ except ValueError as error:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.startswith("InputError")
     assert "nms-gym[brax]" in shown
+
+
+def test_importing_the_adapter_changes_nothing_in_jax():
+    code = """
+import warnings
+warnings.simplefilter("ignore")
+import types, jax, brax.envs, brax.training.agents.ppo.train, nms_gym.envs.adapter
+before, options = dict(vars(jax)), dict(jax.config.values)
+import nms_gym.envs.brax_env as adapter
+def same():
+    now = {k: v for k, v in vars(jax).items() if not isinstance(v, types.ModuleType)}
+    return now == {k: v for k, v in before.items() if not isinstance(v, types.ModuleType)}
+assert same() and dict(jax.config.values) == options
+with adapter.brax_trainers():
+    with adapter.brax_trainers():
+        assert hasattr(jax, "device_put_replicated")
+    assert hasattr(jax, "device_put_replicated")
+assert same()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_trainer_gets_what_it_needs_and_jax_is_restored_after_an_error():
+    seen = {}
+
+    def trainer(environment, **options):
+        seen.update(options, environment=environment)
+        copies = jax.device_put_replicated({"a": np.arange(3.0)}, jax.local_devices()[:1])  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(copies["a"], [[0.0, 1.0, 2.0]])
+        raise RuntimeError("interrupted")
+
+    before = dict(vars(jax))
+    env = BraxEnv(count())
+    with pytest.raises(RuntimeError, match="interrupted"):
+        train(trainer, env, episode_length=5, seed=1)
+    assert seen == {"environment": env, "episode_length": 5, "wrap_env_fn": wrap_for_training, "seed": 1}
+    with brax_trainers():
+        pass
+    assert dict(vars(jax)) == before
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**31 + 5, 2**32 - 1])
@@ -327,10 +368,10 @@ def test_ppo_trains():
     )
     seen = []
     with jax.enable_x64(False), jax.numpy_rank_promotion("allow"):
-        _, params, metrics = ppo.train(
+        _, params, metrics = train(
+            ppo.train,
             env,
             num_timesteps=4000,
-            episode_length=env.episode_length,
             num_envs=16,
             batch_size=16,
             num_minibatches=2,
@@ -339,7 +380,6 @@ def test_ppo_trains():
             num_eval_envs=4,
             normalize_observations=True,
             network_factory=networks,
-            wrap_env_fn=wrap_for_training,
             progress_fn=lambda steps, _: seen.append(steps),
         )
     assert seen[-1] >= 4000

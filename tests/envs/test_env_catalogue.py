@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from types import SimpleNamespace
 
 import gymnasium
@@ -183,6 +184,17 @@ def test_spec_survives_json(name):
     same(*results)
     plain = gymnasium.make(f"nms_gym/{name}")
     assert [plain.reset(seed=3), *(plain.step(a) for a in actions)][-1][1] != results[0][-1][1]
+
+
+def test_a_pickled_copy_goes_on_bit_for_bit(single, many):
+    """What RL libraries do to send environments to other processes."""
+    rng = np.random.default_rng(0)
+    for env, shape in ((single, single.action_space.shape), (many["SameStep"], many["SameStep"].action_space.shape)):
+        env.reset(seed=4)
+        actions = rng.uniform(0, 1, (4, *shape)).astype(np.float32)
+        env.step(actions[0])
+        copied = pickle.loads(pickle.dumps(env))
+        same([env.step(a) for a in actions], [copied.step(a) for a in actions])
 
 
 # --- whatever the policy ------------------------------------------------------

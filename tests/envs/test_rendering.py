@@ -403,7 +403,7 @@ class Counter:
 
 def test_record_plays_an_episode_in_real_time(tmp_path):
     env = Counter()
-    paths = record(env, lambda observation: observation + 1, tmp_path / "play.gif", seed=7, fps=20)
+    paths = record(env, lambda observation: observation + 1, tmp_path / "play.gif", seed=7, fps=20).files
     assert env.seeds == [7]
     np.testing.assert_array_equal(np.concatenate(env.actions), np.arange(1, 101))
     with Image.open(paths[0]) as film:

@@ -1,6 +1,6 @@
 """Pictures and films of episodes, drawn without a display."""
 
-from nms_gym.envs.rendering.film import record, write_film
+from nms_gym.envs.rendering.film import Film, play_environment, record, write_film, write_picture
 from nms_gym.envs.rendering.picture import History, draw
 from nms_gym.envs.rendering.scene import (
     Body,
@@ -15,6 +15,7 @@ from nms_gym.envs.rendering.scene import (
 
 __all__ = [
     "Body",
+    "Film",
     "History",
     "Line",
     "Scene",
@@ -22,8 +23,10 @@ __all__ = [
     "angle_strip",
     "draw",
     "moment_strip",
+    "play_environment",
     "record",
     "stimulation_strip",
     "torque_strip",
     "write_film",
+    "write_picture",
 ]

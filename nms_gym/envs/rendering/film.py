@@ -6,7 +6,8 @@ import math
 import os
 import subprocess
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,44 @@ def write_film(path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps: 
             )
     with atomic_path(file) as temporary:
         (_write_gif if file.suffix == ".gif" else _write_mp4)(temporary, pictures, fps)
-    still = file.with_suffix(".png")
-    with atomic_path(still) as temporary:
-        Image.fromarray(pictures[-1]).save(temporary, optimize=True)
-    return [file, still]
+    return [file, write_picture(file.with_suffix(".png"), pictures[-1])]
+
+
+@dataclass(frozen=True)
+class Film:
+    """A filmed episode.
+
+    Attributes:
+        files: the film and its last picture.
+        total: sum of the rewards.
+    """
+
+    files: list[Path]
+    total: float
+
+
+def play_environment(env: Any, policy: Callable[[Any], Any], seed: int = 0) -> Iterator[tuple[float, bool]]:
+    """Play one episode of a Gymnasium environment: after the reset and after every step, its reward and the end.
+
+    Whoever iterates may draw in between, and stop early.
+
+    Args:
+        env: any Gymnasium environment.
+        policy: observation -> action.
+        seed: of the episode.
+    """
+    observation, _ = env.reset(seed=seed)
+    reward, over = 0.0, False
+    yield reward, over
+    while not over:
+        observation, reward, terminated, truncated, _ = env.step(policy(observation))
+        over = bool(terminated or truncated)
+        yield float(reward), over
 
 
 def record(
     env: Any, policy: Callable[[Any], Any], path: str | os.PathLike[str], *, seed: int = 0, fps: float = 25.0
-) -> list[Path]:
+) -> Film:
     """Play one episode, film it in real time and write the film and its last picture.
 
     Args:
@@ -73,18 +103,23 @@ def record(
     _checked(path, fps)
     if env.render_mode != "rgb_array":
         raise InputError(f"render_mode is {env.render_mode!r}: make the environment with render_mode='rgb_array'")
-    observation, _ = env.reset(seed=seed)
     step_time = float(env.get_wrapper_attr("dt"))
     fps = min(fps, 1.0 / step_time)
-    frames = [env.render()]
-    steps, over = 0, False
-    while not over:
-        observation, _, terminated, truncated, _ = env.step(policy(observation))
-        steps, over = steps + 1, terminated or truncated
+    frames: list[np.ndarray] = []
+    total = 0.0
+    for steps, (reward, over) in enumerate(play_environment(env, policy, seed)):
+        total += reward
         # The frame of every time k / fps is the first step that reaches it; the last step is shown too.
         if over or math.floor(steps * step_time * fps + 1e-6) >= len(frames):
             frames.append(env.render())
-    return write_film(path, frames, fps)
+    return Film(write_film(path, frames, fps), total)
+
+
+def write_picture(path: str | os.PathLike[str], frame: np.ndarray) -> Path:
+    """One picture ``(H, W, 3)`` uint8 as PNG."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(frame).save(temporary, format="png", optimize=True)
+    return Path(path)
 
 
 def _checked(path: str | os.PathLike[str], fps: float) -> Path:

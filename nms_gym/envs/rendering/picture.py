@@ -49,6 +49,10 @@ class History:
         self.total += sum(float(value) for name, value in info.items() if name.startswith("reward_"))
         self.success = bool(info.get("success", False))
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A figure is drawn again, and need not be pickled.
+        return self.__dict__ | {"picture": None}
+
     def _kept(self, info: Mapping[str, Any]) -> dict[str, np.ndarray]:
         return {key: np.array(info[key], dtype=float) for key in self._keys if key in info}
 
