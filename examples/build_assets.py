@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
+from nms_gym.anatomy import moving_part
 from nms_gym.errors import InputError, listed
 from nms_gym.files.model_file import model_from_osim, read_model_file, write_model_file
 from nms_gym.muscle.opensim_sampler import opensim_sampler
 from nms_gym.muscle.path_fitting import direct_sampler, fit_paths
 from nms_gym.muscle.path_points import points_from_osim
 from nms_gym.recording.osim import read_osim
-from nms_gym.skeleton.files import part
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def add_skeleton(name: str, data: Path, out: Path) -> None:
     file = out / name / "model.json"
     model = read_model_file(file)
     osim = read_osim(data / ASSETS[name].osim)
-    skeleton = part(osim, model.coordinates)
+    skeleton = moving_part(osim, model.coordinates)
     points = points_from_osim(osim, model.muscles, [body.name for body in skeleton.bodies])
     write_model_file(file, dataclasses.replace(model, skeleton=skeleton, muscle_points=points))
     print(f"{file}: {file.stat().st_size / 1000:.0f} kB")

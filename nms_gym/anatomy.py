@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -30,7 +31,7 @@ class Polynomial:
 
 
 @dataclass(frozen=True)
-class Spline:
+class SimmSpline:
     """Knots of a SimmSpline (OpenSim also calls it NaturalCubicSpline): cubic, straight outside its knots."""
 
     x: tuple[float, ...]
@@ -53,7 +54,7 @@ class Scaled:
     function: Function
 
 
-Function = Linear | Polynomial | Spline | PiecewiseLinear | Scaled
+Function = Linear | Polynomial | SimmSpline | PiecewiseLinear | Scaled
 
 ZERO = Linear((0.0,))
 IDENTITY = Linear((1.0, 0.0))
@@ -251,6 +252,46 @@ def _named(parts: tuple[_Part, ...], name: str, what: str, path: str) -> _Part:
         if part.name == name:
             return part
     raise InputError(f"{path}: no {what} {name!r}; {near(name, [part.name for part in parts])}")
+
+
+def moving_part(model: Multibody, coordinates: Iterable[str]) -> Multibody:
+    """The bodies that ``coordinates`` move, and every body between them and the ground.
+
+    Coordinates of a joint that is kept are kept with it: those of the bodies between (a pelvis) can then be prescribed
+    or locked at their defaults, without changing what the model is. A coordinate also moves what a coupling makes
+    depend on it (a patella that hangs on the femur), and what a kept coordinate depends on is kept too.
+
+    Raises:
+        InputError: an unknown coordinate.
+    """
+    moving = {model.coordinate(name).name for name in coordinates}
+    for _ in model.couplers:  # a chain of couplings is at most this long
+        moving |= {coupler.dependent for coupler in model.couplers if moving & set(coupler.independent)}
+    by_child = {joint.child.body: joint for joint in model.joints}
+    kept: set[str] = set()
+    for joint in model.joints:  # from the ground outwards: parents are decided before their children
+        if moving & set(joint.coordinates) or joint.parent.body in kept:
+            kept.add(joint.child.body)
+    waiting = list(kept)
+    while waiting:
+        joint = by_child[waiting.pop()]
+        needed = {c for k in model.couplers if k.dependent in joint.coordinates for c in k.independent}
+        joints = {model.coordinate(name).joint for name in needed}
+        names = {joint.parent.body, *(j.child.body for j in model.joints if j.name in joints)}
+        new = names - kept - {"ground"}
+        kept |= new
+        waiting += new
+    joints = tuple(joint for joint in model.joints if joint.child.body in kept)
+    names = {name for joint in joints for name in joint.coordinates}
+    return Multibody(
+        name=model.name,
+        path=model.path,
+        gravity=model.gravity,
+        bodies=tuple(body for body in model.bodies if body.name in kept),
+        joints=joints,
+        coordinates=tuple(coordinate for coordinate in model.coordinates if coordinate.name in names),
+        couplers=tuple(coupler for coupler in model.couplers if coupler.dependent in names),
+    )
 
 
 def body_fixed_xyz(angles: np.ndarray) -> np.ndarray:

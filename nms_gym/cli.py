@@ -485,7 +485,7 @@ def inverse_dynamics_command(
     from calibration.study.results import make_folder, require_folder
     from nms_gym.recording.external_loads import read_external_loads
     from nms_gym.recording.osim import read_osim
-    from nms_gym.skeleton.inverse_dynamics import agreement, joint_moments, read_motion, write_joint_moments
+    from nms_gym.skeleton.recorded_motion import agreement, moments_of_motion, read_motion, write_joint_moments
 
     began = time.perf_counter()
     if output.suffix != ".sto" or output.is_dir():
@@ -501,7 +501,7 @@ def inverse_dynamics_command(
         loads = loads.at(motion.time, loads_cutoff)
     chosen = list(motion.coordinates) if coordinates is None else _split(coordinates)
     _say(f"{len(motion.time)} times from {motion.time[0]:g} to {motion.time[-1]:g} s, {len(chosen)} coordinates")
-    moments = joint_moments(model, motion, chosen, loads=loads)
+    moments = moments_of_motion(model, motion, chosen, loads=loads)
     make_folder(output.parent)
     write_joint_moments(output, model, moments)
     if reference is not None:

@@ -44,7 +44,7 @@ from nms_gym.model.parameters import NmsParams
 from nms_gym.model.replay import make_segment
 from nms_gym.recording.ceinms import CeinmsExcitations, CeinmsSubject, load_ceinms_trial, read_ceinms_trial
 from nms_gym.recording.ceinms_calibration import (
-    PARAMETERS,
+    CEINMS_PARAMETERS,
     CeinmsCalibration,
     CeinmsFree,
     CeinmsStep,
@@ -141,7 +141,7 @@ def _free(free: CeinmsFree, step: CeinmsStep, subject: CeinmsSubject, start: Nms
     only = tuple(m for m in crossing if not grouped or m in grouped)
     if not only:
         raise InputError(f"{where}: its muscles cross none of {listed(step.dofs)}; name others")
-    kind, relative = PARAMETERS[free.name], free.name != "shapeFactor"
+    kind, relative = CEINMS_PARAMETERS[free.name], free.name != "shapeFactor"
     ranges = []
     for name in only:
         muscle = subject.muscles[names.index(name)]
@@ -169,7 +169,7 @@ def _free(free: CeinmsFree, step: CeinmsStep, subject: CeinmsSubject, start: Nms
 
 def _ceinms_value(name: str, muscle: Any) -> float:
     kinds = {"c1": "c1", "c2": "c2", "strengthCoefficient": "strength_coefficient"}
-    return float(getattr(muscle, kinds.get(name, PARAMETERS[name])))
+    return float(getattr(muscle, kinds.get(name, CEINMS_PARAMETERS[name])))
 
 
 # ---------------------------------------------------------------------------------------------- calibration
@@ -415,7 +415,7 @@ def make_ceinms_quadratic(layout: Layout, model: CeinmsModel, dt: float) -> Call
     colors = np.arange(layout.colors.max() + 1)
     seeds = np.equal.outer(colors, layout.colors).astype(float)
     picks = np.einsum("cp,pm->cmp", seeds, layout.moves)
-    kinds = tuple(kind for kind in KINDS if PARAMETERS.get(kind, kind) in layout.index)
+    kinds = tuple(kind for kind in KINDS if CEINMS_PARAMETERS.get(kind, kind) in layout.index)
 
     def quadratic(start: NmsParams, trials: tuple[CeinmsFrames, ...], z: Array) -> Quadratic:
         def at(z: Array) -> CeinmsParams:

@@ -14,7 +14,7 @@ import numpy as np
 
 from calibration.study.checks import at
 from nms_gym._assets import asset_path
-from nms_gym.anatomy import Multibody
+from nms_gym.anatomy import Multibody, moving_part
 from nms_gym.errors import InputError, listed, near
 from nms_gym.excitation.channels import ChannelMap
 from nms_gym.files.model_file import PARAMETERS, ModelFile, read_model_file
@@ -25,7 +25,6 @@ from nms_gym.muscle.path_points import MusclePoints, points_from_osim
 from nms_gym.muscle.tendon import rigid_by_rule
 from nms_gym.recording.nmsm import read_osimx
 from nms_gym.recording.osim import read_osim
-from nms_gym.skeleton.files import part
 
 Say = Callable[[str], None]
 ModelSource = ModelFile | str | os.PathLike[str]
@@ -86,7 +85,7 @@ def read_parameters(
             values = {kind: {m: getattr(osim.muscle(m), kind) for m in muscles} for kind in PARAMETERS}
             known = {c.name for c in osim.coordinates}
             if known.issuperset(coordinates):
-                skeleton = part(osim, coordinates)
+                skeleton = moving_part(osim, coordinates)
                 points = points_from_osim(osim, muscles, [body.name for body in skeleton.bodies])
         elif path is not None and path.suffix == ".csv":
             values = _parameter_table(path, muscles, columns or {})

@@ -104,14 +104,14 @@ def next_stance(subject: Any, calibrated_on: Any) -> tuple[Any, dict[str, float]
     from nms_gym.recording.osim import read_osim
     from nms_gym.recording.storage import Table, read_table
     from nms_gym.recording.trial import make_trial
-    from nms_gym.skeleton.inverse_dynamics import CoordinateWarning, joint_moments, read_motion
+    from nms_gym.skeleton.recorded_motion import CoordinateWarning, moments_of_motion, read_motion
 
     dofs, muscles = tuple(subject.dofs), subject.muscle_names
     osim = read_osim(WALK / "original" / "subject_walk_scaled.osim")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CoordinateWarning)
         motion = read_motion(WALK / "ik_walk_full.mot", osim, 8.0)
-    moments = joint_moments(osim, motion, dofs, loads=read_external_loads(WALK / "original" / "grf_walk.xml"))
+    moments = moments_of_motion(osim, motion, dofs, loads=read_external_loads(WALK / "original" / "grf_walk.xml"))
     paths = read_model_file(asset_path("right_leg/model.json")).paths
     assert paths is not None
     angles = make_interp_spline(motion.time, motion.select(paths.coordinates)[0], k=5)

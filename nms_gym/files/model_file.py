@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from nms_gym.anatomy import Multibody, OsimModel
+from nms_gym.anatomy import Multibody, OsimModel, moving_part
 from nms_gym.errors import InputError, listed, near
+from nms_gym.files.muscle_points import check_points, points_from_json, points_to_json
+from nms_gym.files.skeleton import skeleton_from_json, skeleton_to_json
 from nms_gym.muscle.geometry import PolynomialPaths, SpanGroup, monomials, select_paths
-from nms_gym.muscle.path_points import MusclePoints, check_points, points_from_json, points_from_osim, points_to_json
+from nms_gym.muscle.path_points import MusclePoints, points_from_osim
 from nms_gym.recording.storage import atomic_path
-from nms_gym.skeleton.files import part, skeleton_from_json, skeleton_to_json
 
 FORMAT = "nms_gym.model"
 VERSION = 1
@@ -134,7 +135,7 @@ def model_from_osim(
         InputError: an unknown name, or parameters that make no sense.
     """
     found = [osim.muscle(name) for name in muscles]
-    skeleton = part(osim, coordinates)
+    skeleton = moving_part(osim, coordinates)
     model = ModelFile(
         name=osim.name,
         source=source or f"OpenSim model {osim.name!r}, {Path(osim.path).name}",

@@ -24,13 +24,14 @@ from nms_gym.anatomy import Multibody
 from nms_gym.errors import InputError, listed, near
 from nms_gym.excitation.synergies import SynergyBasis, make_basis
 from nms_gym.files.model_file import paths_from_json, paths_to_json
+from nms_gym.files.muscle_points import check_points, points_from_json, points_to_json
+from nms_gym.files.skeleton import skeleton_from_json, skeleton_to_json
 from nms_gym.model.parameters import KINDS, PARAMETER_KINDS, NmsParams, entries, make_params
 from nms_gym.model.structure import NmsModel, Settings
 from nms_gym.muscle.families import curves_from_record, curves_to_record
 from nms_gym.muscle.geometry import PolynomialPaths
-from nms_gym.muscle.path_points import MusclePoints, check_points, points_from_json, points_to_json
+from nms_gym.muscle.path_points import MusclePoints
 from nms_gym.recording.storage import atomic_path, require_unique
-from nms_gym.skeleton.files import skeleton_from_json, skeleton_to_json
 
 FORMAT = "nms_gym.subject"
 VERSION = 1

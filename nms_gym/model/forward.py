@@ -26,7 +26,7 @@ from nms_gym.model.parameters import NmsParams
 from nms_gym.model.structure import NmsModel
 from nms_gym.muscle import hill
 from nms_gym.muscle.geometry import lengths_and_moment_arms, musculotendon_velocities
-from nms_gym.muscle.moments import joint_moments
+from nms_gym.muscle.moments import muscle_moments
 from nms_gym.muscle.tendon import FiberState, fiber_step, initial_fiber
 
 
@@ -190,7 +190,7 @@ def output_at_rest(model: NmsModel, params: NmsParams, state: NmsState, kinemati
     force = hill.force_along_tendon(curves, params, activation, fiber.along_tendon, fiber.length, still)
     force = params.max_isometric_force * force
     return NmsOutput(
-        moments=joint_moments(kinematics.moment_arms, force),
+        moments=muscle_moments(kinematics.moment_arms, force),
         tendon_force=force,
         excitation=state.filtered,
         activation=activation,
@@ -250,7 +250,7 @@ def excited_step(
         dt,
     )
     output = NmsOutput(
-        moments=joint_moments(kinematics.moment_arms, out.tendon_force),
+        moments=muscle_moments(kinematics.moment_arms, out.tendon_force),
         tendon_force=out.tendon_force,
         excitation=excitation,
         activation=activation,

@@ -31,7 +31,7 @@ from nms_gym.model.forward import NmsOutput, NmsState, initial_state, kinematics
 from nms_gym.model.parameters import NmsParams
 from nms_gym.model.structure import NmsModel
 from nms_gym.muscle.geometry import PolynomialPaths, lengths_and_moment_arms
-from nms_gym.muscle.moments import joint_moments
+from nms_gym.muscle.moments import muscle_moments
 from nms_gym.muscle.response import respond, step_response
 from nms_gym.skeleton.dynamics import (
     BaseMotion,
@@ -208,7 +208,7 @@ def motion_step(
     # Only what opposes motion is implicit: it makes the step stable, and the rest is not stiff.
     damping = jnp.maximum(response.tendon_force, 0.0)
     matrix = (free * damping[None, :]) @ free.T
-    force = joint_moments(free, out.tendon_force)
+    force = muscle_moments(free, out.tendon_force)
     if passive is not None:
         passive_now, slope = _passive(passive, q, qd, dt)
         force, matrix = force + passive_now, matrix + jnp.diag(slope)
@@ -222,9 +222,9 @@ def motion_step(
     qd = state.qd + change
     q = state.q + dt * qd
     fiber, out = respond(fiber, out, response, -(change @ free))
-    out = replace(out, moments=joint_moments(foreseen.moment_arms, out.tendon_force))
+    out = replace(out, moments=muscle_moments(foreseen.moment_arms, out.tendon_force))
     passive_then = jnp.zeros_like(q) if passive is None else passive_now - slope * change
-    output = MotionOutput(q, qd, acceleration, joint_moments(free, out.tendon_force), passive_then, out)
+    output = MotionOutput(q, qd, acceleration, muscle_moments(free, out.tendon_force), passive_then, out)
     return MotionState(replace(muscles, fiber=fiber), q, qd), output
 
 

@@ -9,6 +9,6 @@ from __future__ import annotations
 from jax import Array
 
 
-def joint_moments(moment_arms: Array, tendon_force: Array) -> Array:
+def muscle_moments(moment_arms: Array, tendon_force: Array) -> Array:
     """Moments ``(K,)`` N·m from moment arms ``(K, M)`` m and tendon forces ``(M,)`` N."""
     return moment_arms @ tendon_force

@@ -35,15 +35,15 @@ from nms_gym._pytree import pytree, static
 from nms_gym.anatomy import Muscle, OsimModel, PathPoint, Wrap, body_fixed_xyz
 from nms_gym.errors import InputError, listed
 from nms_gym.skeleton.tree import (
-    Function,
+    JointFunction,
     Tree,
     as_dtype,
     build_function,
     build_tree,
     coordinate_columns,
-    evaluate,
     forward_kinematics,
     full_pose,
+    function_value,
 )
 
 _CONDITION_MARGIN = 1e-5  # rad; ConditionalPathPoint::isActive widens its range by this on both sides
@@ -58,7 +58,7 @@ _CHUNK = 256  # poses per call of the compiled program: small enough to stay in 
 class MovingPoint:
     """A path point that slides in its body: three functions of coordinates, in a frame fixed in the body."""
 
-    functions: tuple[Function, ...]
+    functions: tuple[JointFunction, ...]
     rotation: Any  # (3, 3)
     translation: Any  # (3,)
     muscle: int = static()
@@ -270,7 +270,7 @@ def _group_lengths(group: PathGroup, pose: jax.Array, bodies: tuple[jax.Array, j
     rotation, translation = bodies
     location = group.location
     for point in group.moving:
-        x = [evaluate(f, pose[i][None]) for f, i in zip(point.functions, point.coordinates, strict=True)]
+        x = [function_value(f, pose[i][None]) for f, i in zip(point.functions, point.coordinates, strict=True)]
         fixed = point.rotation @ jnp.stack(x) + point.translation
         location = location.at[point.muscle, point.point].set(fixed)
     points = jnp.einsum("mpij,mpj->mpi", rotation[group.body], location) + translation[group.body]

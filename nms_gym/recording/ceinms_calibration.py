@@ -1,7 +1,7 @@
 """Calibration files of CEINMS 0.9: what to calibrate, within which ranges, with which model and on which trials.
 
 Format: ``cfg/XSD/calibration.xsd`` of github.com/CEINMS/CEINMS (Pizzolato et al. 2015, 10.1016/j.jbiomech.2015.09.021).
-The names of parameters, tendons and activations are CEINMS's; ``PARAMETERS`` says what we call them.
+The names of parameters, tendons and activations are CEINMS's; ``CEINMS_PARAMETERS`` says what we call them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nms_gym.recording.storage import require_unique
 from nms_gym.recording.xml import xml_child, xml_float, xml_numbers, xml_text
 
 # CEINMS's parameter -> ours. A strength coefficient multiplies the maximum isometric force.
-PARAMETERS: Mapping[str, str] = MappingProxyType(
+CEINMS_PARAMETERS: Mapping[str, str] = MappingProxyType(
     {
         "c1": "filter_time_constant_1",
         "c2": "filter_time_constant_2",
@@ -32,8 +32,8 @@ PARAMETERS: Mapping[str, str] = MappingProxyType(
         "strengthCoefficient": "max_isometric_force",
     }
 )
-Tendon = Literal["stiff", "integrationElastic", "equilibriumElastic"]
-TENDONS: tuple[Tendon, ...] = ("stiff", "integrationElastic", "equilibriumElastic")
+CeinmsTendon = Literal["stiff", "integrationElastic", "equilibriumElastic"]
+CEINMS_TENDONS: tuple[CeinmsTendon, ...] = ("stiff", "integrationElastic", "equilibriumElastic")
 ACTIVATIONS = ("exponential", "piecewise")
 
 
@@ -42,7 +42,7 @@ class CeinmsFree:
     """One ``parameter``: what may change, who shares one value, and how far.
 
     Attributes:
-        name: CEINMS's, a key of ``PARAMETERS``.
+        name: CEINMS's, a key of ``CEINMS_PARAMETERS``.
         share: "single" (each muscle its own), "global" (one for all) or "muscleGroups".
         groups: muscles of each group; empty unless ``share`` is "muscleGroups".
         bounds: low and high, as the file has them: values if ``absolute``, else factors of the subject's value.
@@ -79,7 +79,7 @@ class CeinmsCalibration:
     """
 
     path: str
-    tendon: Tendon
+    tendon: CeinmsTendon
     activation: str
     steps: tuple[CeinmsStep, ...]
     trials: tuple[Path, ...]
@@ -96,7 +96,7 @@ def read_ceinms_calibration(path: str | os.PathLike[str]) -> CeinmsCalibration:
     file, root = ceinms_root(path, "calibration")
     model = xml_child(root, "NMSmodel", file)
     _choice(xml_child(model, "type", file), ("openLoop",), file)
-    tendon = _choice(xml_child(model, "tendon", file), TENDONS, file)
+    tendon = _choice(xml_child(model, "tendon", file), CEINMS_TENDONS, file)
     activation = _choice(xml_child(model, "activation", file), ACTIVATIONS, file)
     steps = tuple(
         _step(element, f"{file}: step {i}")
@@ -141,8 +141,8 @@ def _step(element: Element, where: str) -> CeinmsStep:
 def _free(element: Element, where: str) -> CeinmsFree:
     name = xml_text(element, "name", where)
     where = f"{where}: parameter {name!r}"
-    if name not in PARAMETERS:
-        raise InputError(f"{where}; {near(name, PARAMETERS)}")
+    if name not in CEINMS_PARAMETERS:
+        raise InputError(f"{where}; {near(name, CEINMS_PARAMETERS)}")
     tags = [child.tag for child in element if child.tag != "name"]
     shares = [tag for tag in tags if tag in ("single", "global", "muscleGroups")]
     ranges = [tag for tag in tags if tag in ("absolute", "relativeToSubjectValue")]

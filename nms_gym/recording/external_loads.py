@@ -14,7 +14,7 @@ import numpy as np
 from scipy.interpolate import make_interp_spline
 
 from nms_gym.errors import InputError, listed, near
-from nms_gym.recording.sampling import SAME_TIME, low_pass, sampling_step, uniform
+from nms_gym.recording.sampling import SAME_TIME, low_pass, on_uniform_times, sampling_step
 from nms_gym.recording.storage import read_labels, read_table
 from nms_gym.recording.xml import xml_root, xml_text_or
 
@@ -80,7 +80,7 @@ class ExternalLoads:
         wrench = np.concatenate([self.force, np.cross(self.point, self.force) + self.torque], axis=2)
         samples, flat = self.time, wrench.reshape(len(self.time), -1)
         if cutoff is not None:
-            samples, flat, step = uniform(samples, flat, self.path)
+            samples, flat, step = on_uniform_times(samples, flat, self.path)
             flat = low_pass(flat, step, cutoff, self.path)
         spline = make_interp_spline(samples, flat, k=3 if len(samples) > 3 else 1, axis=0)
         wrench = spline(np.clip(time, samples[0], samples[-1])).reshape(shape[0], shape[1], 6)

@@ -30,7 +30,7 @@ from nms_gym.anatomy import (
     PiecewiseLinear,
     Polynomial,
     Scaled,
-    Spline,
+    SimmSpline,
     TransformAxis,
     Wrap,
     body_fixed_xyz,
@@ -411,7 +411,7 @@ class _Reader:
                 at = int(np.argmax(np.diff(x) <= 0.0))
                 raise self.fail(f"x of the {kind} of {what} does not rise: {x[at]} is followed by {x[at + 1]}")
             knots = tuple(x.tolist()), tuple(y.tolist())
-            return PiecewiseLinear(*knots) if kind == "PiecewiseLinearFunction" else Spline(*knots)
+            return PiecewiseLinear(*knots) if kind == "PiecewiseLinearFunction" else SimmSpline(*knots)
         raise self.fail(
             f"{what} uses a {kind}, which is not supported; supported are Constant, LinearFunction, "
             "PolynomialFunction, SimmSpline, NaturalCubicSpline, PiecewiseLinearFunction, "

@@ -43,7 +43,7 @@ def sampling_step(time: np.ndarray, where: str) -> float:
     return step
 
 
-def uniform(time: np.ndarray, data: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray, float]:
+def on_uniform_times(time: np.ndarray, data: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray, float]:
     """The same signals on exactly uniform times: (times (N,), data (N, n), step).
 
     Rows are kept as they are when the times are uniform but for rounding, otherwise interpolated by cubic
@@ -104,7 +104,7 @@ def resample(
     Raises:
         InputError: see ``sampling_step``; the grid reaches more than one step beyond the samples.
     """
-    even, data, step = uniform(np.asarray(time, dtype=np.float64), np.asarray(data, dtype=np.float64), where)
+    even, data, step = on_uniform_times(np.asarray(time, dtype=np.float64), np.asarray(data, dtype=np.float64), where)
     if grid[0] < even[0] - step or grid[-1] > even[-1] + step:
         raise InputError(
             f"{where}: covers {even[0]:.6g} to {even[-1]:.6g} s, but {grid[0]:.6g} to {grid[-1]:.6g} s is needed"

@@ -15,7 +15,7 @@ import numpy as np
 
 from nms_gym.errors import InputError, listed, near
 from nms_gym.recording.muscle_analysis import MuscleAnalysis
-from nms_gym.recording.sampling import SAME_TIME, low_pass, resample, sampling_step, uniform
+from nms_gym.recording.sampling import SAME_TIME, low_pass, on_uniform_times, resample, sampling_step
 from nms_gym.recording.storage import TRANSLATION_ENDINGS, Table, atomic_path, read_npz, require_radians, require_unique
 
 FORMAT = "nms_gym.trial"
@@ -307,7 +307,7 @@ def make_trial(
         raise InputError(f"{kinematics.path}: angles are in degrees; read the file with read_coordinates")
     where = kinematics.path
     _check_angles(where, kinematics.time, kinematics.labels, kinematics.data)
-    times, q, step = uniform(kinematics.time, kinematics.data, where)
+    times, q, step = on_uniform_times(kinematics.time, kinematics.data, where)
     spans = [(where, times[0], times[-1], step)]
     for other in (moments, geometry, speeds):
         if other is not None:
@@ -336,7 +336,7 @@ def make_trial(
     if moments is not None:
         moment_coordinates = tuple(moments.labels)
         _check_moments(moments.path, moments.time, moments.labels, moments.data)
-        moment_times, values, moment_step = uniform(moments.time, moments.data, moments.path)
+        moment_times, values, moment_step = on_uniform_times(moments.time, moments.data, moments.path)
         if moment_cutoff is not None:
             values = low_pass(values, moment_step, moment_cutoff, moments.path)
         measured = resample(moment_times, values, grid, moments.path)
@@ -527,7 +527,7 @@ def _emg(table: Table, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             )
     values = np.maximum(values, 0.0)
     _check_envelopes(table.path, table.time, table.labels, values)
-    grid, values, step = uniform(np.asarray(table.time, dtype=np.float64), values, table.path)
+    grid, values, step = on_uniform_times(np.asarray(table.time, dtype=np.float64), values, table.path)
     if grid[0] > time[0] + step * (1 + SAME_TIME) or grid[-1] < time[-1] - step * (1 + SAME_TIME):
         raise InputError(
             f"{table.path}: EMG covers {grid[0]:.6g} to {grid[-1]:.6g} s, but the motion {time[0]:.6g} to"

@@ -57,10 +57,10 @@ class SplineFunction:
     d: Any
 
 
-Function = LinearFunction | PolynomialFunction | SplineFunction
+JointFunction = LinearFunction | PolynomialFunction | SplineFunction
 
 
-def build_function(function: read.Function, scale: float = 1.0) -> Function:
+def build_function(function: read.Function, scale: float = 1.0) -> JointFunction:
     """Leaves of ``scale * function``, as NumPy float64."""
     if isinstance(function, read.Scaled):
         return build_function(function.function, scale * function.scale)
@@ -70,7 +70,7 @@ def build_function(function: read.Function, scale: float = 1.0) -> Function:
     if isinstance(function, read.Polynomial):
         return PolynomialFunction(scale * np.array(function.coefficients))
     x, y = np.array(function.x), np.array(function.y)
-    if isinstance(function, read.Spline):
+    if isinstance(function, read.SimmSpline):
         b, c, d = simm_spline(x, y)
     else:
         slope = np.diff(y) / np.diff(x)
@@ -112,7 +112,7 @@ def simm_spline(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     return b, 3 * sigma, d
 
 
-def derivatives(function: Function, x: Sequence[Any], xp: Any = jnp) -> tuple[Any, tuple[Any, ...], Any]:
+def derivatives(function: JointFunction, x: Sequence[Any], xp: Any = jnp) -> tuple[Any, tuple[Any, ...], Any]:
     """Value, slope in every argument, and second derivative (of the one argument; linear functions have none).
 
     Arguments have any one shape, values follow it; ``xp=np`` with floats computes in NumPy. Slope and curvature are
@@ -150,7 +150,7 @@ def _take(array: Any, index: Any, xp: Any) -> Any:
     return array[index] if xp is np else jnp.asarray(array).at[index].get(mode="promise_in_bounds")
 
 
-def evaluate(function: Function, x: jax.Array) -> jax.Array:
+def function_value(function: JointFunction, x: jax.Array) -> jax.Array:
     """Value () of ``function`` at x (n,), in the dtype of x."""
     x = jnp.asarray(x)
     return derivatives(as_dtype(function, x.dtype), [x[i] for i in range(x.shape[0])])[0]

@@ -21,7 +21,7 @@ import numpy as np
 from nms_gym import anatomy as read
 from nms_gym._pytree import pytree, static
 from nms_gym.errors import InputError, listed, near
-from nms_gym.skeleton.functions import Function, LinearFunction, build_function, derivatives
+from nms_gym.skeleton.functions import JointFunction, LinearFunction, build_function, derivatives
 from nms_gym.skeleton.tree import coordinate_columns, ordered_couplers
 
 _SAME = 1e-14  # rotations closer to the identity than this are the identity: rounding of frames multiplied together
@@ -34,7 +34,7 @@ class Displacement:
     Signals are the free coordinates, the prescribed ones, then the dependent ones in the order of ``couplers``.
     """
 
-    function: Function | None
+    function: JointFunction | None
     signals: tuple[int, ...] = static()
     sign: float = static(default=1.0)
 

@@ -20,7 +20,7 @@ import numpy as np
 from nms_gym import anatomy as read
 from nms_gym._pytree import pytree, static
 from nms_gym.errors import InputError, listed
-from nms_gym.skeleton.functions import Function, as_dtype, build_function, evaluate
+from nms_gym.skeleton.functions import JointFunction, as_dtype, build_function, function_value
 from nms_gym.skeleton.functions import SplineFunction as SplineFunction
 from nms_gym.skeleton.functions import simm_spline as simm_spline
 
@@ -28,11 +28,11 @@ from nms_gym.skeleton.functions import simm_spline as simm_spline
 
 
 @pytree
-class Axis:
+class JointAxis:
     """One rotation or translation: unit direction (3,), displacement as a function of coordinates."""
 
     direction: Any
-    function: Function
+    function: JointFunction
     coordinates: tuple[int, ...] = static()
 
 
@@ -44,8 +44,8 @@ class TreeJoint:
     parent_translation: Any  # (3,)
     child_rotation: Any  # (3, 3) joint frame in the child body
     child_translation: Any  # (3,)
-    rotations: tuple[Axis, ...]
-    translations: tuple[Axis, ...]
+    rotations: tuple[JointAxis, ...]
+    translations: tuple[JointAxis, ...]
     parent: int = static()
     child: int = static()
     name: str = static()
@@ -55,7 +55,7 @@ class TreeJoint:
 class TreeCoupler:
     """``q[dependent] = function(q[independent])``."""
 
-    function: Function
+    function: JointFunction
     dependent: int = static()
     independent: tuple[int, ...] = static()
 
@@ -95,9 +95,9 @@ def build_tree(model: read.Multibody, bodies: Iterable[str] | None = None) -> Tr
     parts = [model.body(name) for name in names[1:]]
     zero, zeros = np.zeros((1, 3)), np.zeros((1, 3, 3))
 
-    def axes(items: Sequence[read.TransformAxis]) -> tuple[Axis, ...]:
+    def axes(items: Sequence[read.TransformAxis]) -> tuple[JointAxis, ...]:
         return tuple(
-            Axis(item.axis, build_function(item.function), tuple(column[name] for name in item.coordinates))
+            JointAxis(item.axis, build_function(item.function), tuple(column[name] for name in item.coordinates))
             for item in items
             if item.function != read.ZERO
         )
@@ -195,7 +195,7 @@ def resolve_couplings(tree: Tree, pose: jax.Array) -> jax.Array:
     pose = jnp.asarray(pose)
     for coupler in tree.couplers:
         independent = jnp.stack([pose[i] for i in coupler.independent])
-        pose = pose.at[coupler.dependent].set(evaluate(coupler.function, independent))
+        pose = pose.at[coupler.dependent].set(function_value(coupler.function, independent))
     return pose
 
 
@@ -231,10 +231,10 @@ def joint_transform(joint: TreeJoint, pose: jax.Array) -> tuple[jax.Array, jax.A
     return turn, shift
 
 
-def _displacement(axis: Axis, pose: jax.Array) -> jax.Array:
+def _displacement(axis: JointAxis, pose: jax.Array) -> jax.Array:
     if not axis.coordinates:
-        return evaluate(axis.function, jnp.zeros(0, dtype=pose.dtype))
-    return evaluate(axis.function, jnp.stack([pose[i] for i in axis.coordinates]))
+        return function_value(axis.function, jnp.zeros(0, dtype=pose.dtype))
+    return function_value(axis.function, jnp.stack([pose[i] for i in axis.coordinates]))
 
 
 def about(direction: jax.Array, angle: jax.Array) -> jax.Array:

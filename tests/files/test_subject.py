@@ -12,6 +12,7 @@ import pytest
 from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
 from nms_gym.files.model_file import read_model_file
+from nms_gym.files.skeleton import skeleton_to_json
 from nms_gym.files.subject import (
     Subject,
     default_subject,
@@ -27,7 +28,6 @@ from nms_gym.muscle.curves import DeGrooteFregly2016
 from nms_gym.muscle.geometry import PolynomialPaths, SpanGroup
 from nms_gym.muscle.millard import Millard2012
 from nms_gym.muscle.tabulated import Tabulated
-from nms_gym.skeleton.files import skeleton_to_json
 
 MUSCLES = ("soleus_r", "tibant_r", "psoas_r")
 CHANNELS = ("SO", "TA")

@@ -11,7 +11,7 @@ from nms_gym.excitation import activation as act
 from nms_gym.muscle.curves import DeGrooteFregly2016
 from nms_gym.muscle.hill import MuscleParams
 from nms_gym.muscle.meyer_fregly import MeyerFregly2017, constant_pennation, nmsm_1_4
-from nms_gym.muscle.moments import joint_moments
+from nms_gym.muscle.moments import muscle_moments
 from nms_gym.muscle.tendon import fiber_step, initial_fiber
 
 CURVES = nmsm_1_4()
@@ -62,7 +62,7 @@ def stages(request, data):
         "norm_fibre_length": out.fiber_length,
         "norm_fibre_velocity": out.fiber_velocity,
         "passive_force": passive * jnp.broadcast_to(params.max_isometric_force, passive.shape),
-        "moment": jax.vmap(joint_moments)(truth["moment_arm"], out.tendon_force),
+        "moment": jax.vmap(muscle_moments)(truth["moment_arm"], out.tendon_force),
     }
     return truth, ours
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import REFERENCE
 
-from nms_gym.anatomy import Linear, Polynomial, Scaled, Spline, body_fixed_xyz
+from nms_gym.anatomy import Linear, Polynomial, Scaled, SimmSpline, body_fixed_xyz
 from nms_gym.errors import InputError
 from nms_gym.recording.osim import read_osim
 
@@ -85,7 +85,7 @@ def test_gait2392_points(gait2392):
     x = moving.functions[0]
     assert isinstance(x, Scaled)
     assert x.scale == 0.91
-    assert isinstance(x.function, Spline)
+    assert isinstance(x.function, SimmSpline)
     assert (x.function.x[0], x.function.y[0]) == (-2.0944, 0.0155805)
 
 

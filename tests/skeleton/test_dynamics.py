@@ -25,7 +25,7 @@ from nms_gym.anatomy import (
     Multibody,
     PiecewiseLinear,
     Polynomial,
-    Spline,
+    SimmSpline,
     TransformAxis,
     body_fixed_xyz,
 )
@@ -315,7 +315,7 @@ def test_functions_of_several_coordinates_and_chains_of_couplings_obey_lagrange(
     rng = np.random.default_rng(3)
     sum_of_two = TransformAxis(np.eye(3)[0], ("a", "b"), Linear((0.7, -1.3, 0.2)))
     wave = TransformAxis(
-        np.array([0.6, 0.0, 0.8]), ("b",), Spline((-2.0, -0.5, 0.3, 1.1, 2.0), (0.3, -0.1, 0.4, 0.2, 0.6))
+        np.array([0.6, 0.0, 0.8]), ("b",), SimmSpline((-2.0, -0.5, 0.3, 1.1, 2.0), (0.3, -0.1, 0.4, 0.2, 0.6))
     )
     bent = TransformAxis(np.eye(3)[1], ("a",), PiecewiseLinear((-1.0, 0.0, 1.0), (0.2, 0.0, 0.5)))
     first = Joint(
@@ -605,7 +605,7 @@ def test_split_and_join_are_each_others_transposes():
     "function",
     [
         Polynomial((0.3, -1.2, 0.4, 2.0)),
-        Spline((-1.0, -0.3, 0.2, 0.9, 1.4), (0.0, 1.0, 0.2, 0.4, -1.0)),
+        SimmSpline((-1.0, -0.3, 0.2, 0.9, 1.4), (0.0, 1.0, 0.2, 0.4, -1.0)),
         PiecewiseLinear((-1.0, 0.0, 0.5), (0.0, 1.0, -0.4)),
     ],
 )
@@ -628,7 +628,7 @@ def test_slopes_and_curvatures_of_functions(function):
 
 def test_a_spline_is_smooth_on_its_knots_and_straight_beyond():
     x = (-1.0, -0.3, 0.2, 0.9, 1.4)
-    built = build_function(Spline(x, (0.0, 1.0, 0.2, 0.4, -1.0)))
+    built = build_function(SimmSpline(x, (0.0, 1.0, 0.2, 0.4, -1.0)))
 
     def all_three(at):
         value, (slope,), curvature = derivatives(built, [jnp.asarray(at)])

@@ -20,9 +20,9 @@ from nms_gym.skeleton.tree import (
     build_function,
     build_tree,
     coordinate_columns,
-    evaluate,
     forward_kinematics,
     full_pose,
+    function_value,
     resolve_couplings,
     simm_spline,
 )
@@ -90,7 +90,7 @@ def test_spline_reproduces_a_cubic_which_a_natural_spline_would_not():
     y = 0.7 * x**3 - x**2 + 0.2 * x - 0.4
     function = build_function(osim.Spline(tuple(x), tuple(y)))
     at = np.linspace(-1, 1.4, 25)
-    values = jax.vmap(lambda v: evaluate(function, v[None]))(at)
+    values = jax.vmap(lambda v: function_value(function, v[None]))(at)
     np.testing.assert_allclose(values, 0.7 * at**3 - at**2 + 0.2 * at - 0.4, atol=1e-14)
     natural = CubicSpline(x, y, bc_type="natural")
     assert np.max(np.abs(natural(at) - values)) > 1e-2
@@ -106,7 +106,7 @@ def test_spline_is_twice_continuous_and_straight_outside():
     function = SplineFunction(x, y, b, c, d)
 
     def value(v):
-        return evaluate(function, jnp.asarray(v)[None])
+        return function_value(function, jnp.asarray(v)[None])
 
     assert value(-1.0) == pytest.approx(y[0] - b[0])
     assert value(3.2) == pytest.approx(y[-1] + b[-1])
@@ -129,7 +129,7 @@ def test_spline_is_twice_continuous_and_straight_outside():
     ],
 )
 def test_functions_by_hand(function, at, expected):
-    assert evaluate(build_function(function), jnp.array(at, dtype=float)) == pytest.approx(expected, rel=1e-15)
+    assert function_value(build_function(function), jnp.array(at, dtype=float)) == pytest.approx(expected, rel=1e-15)
 
 
 def test_derivatives_match_finite_differences(geometry):

@@ -14,8 +14,8 @@ import numpy as np
 from nms_gym.anatomy import Joint
 from nms_gym.envs.rendering.scene import Body
 from nms_gym.muscle.geometry import PolynomialPaths, monomials
-from nms_gym.skeleton.functions import Function, derivatives
-from nms_gym.skeleton.tree import Axis, Tree, build_tree, coordinate_columns
+from nms_gym.skeleton.functions import JointFunction, derivatives
+from nms_gym.skeleton.tree import JointAxis, Tree, build_tree, coordinate_columns
 
 STEP = 1e-3
 """rad, of the difference quotients that find a joint's centre of rotation"""
@@ -178,11 +178,11 @@ def _transforms(tree: Tree, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rotation, translation
 
 
-def _value(function: Function, arguments: list[np.ndarray]) -> np.ndarray:
+def _value(function: JointFunction, arguments: list[np.ndarray]) -> np.ndarray:
     return derivatives(function, arguments, np)[0]
 
 
-def _displacement(axis: Axis, pose: np.ndarray) -> np.ndarray:
+def _displacement(axis: JointAxis, pose: np.ndarray) -> np.ndarray:
     return np.broadcast_to(_value(axis.function, [pose[:, i] for i in axis.coordinates]), (len(pose),))
 
 

@@ -9,12 +9,12 @@ import pytest
 from helpers import REFERENCE
 
 from nms_gym._assets import asset_path
-from nms_gym.anatomy import Coordinate, Coupler, Frame, Joint, Linear, Multibody, Scaled, TransformAxis
+from nms_gym.anatomy import Coordinate, Coupler, Frame, Joint, Linear, Multibody, Scaled, TransformAxis, moving_part
 from nms_gym.errors import InputError
 from nms_gym.files.model_file import read_model_file
+from nms_gym.files.skeleton import skeleton_from_json, skeleton_to_json
 from nms_gym.recording.osim import read_osim
 from nms_gym.skeleton.dynamics import BaseMotion, inverse_dynamics, make_skeleton, mass_matrix, point_positions
-from nms_gym.skeleton.files import part, skeleton_from_json, skeleton_to_json
 from nms_gym.skeleton.tree import build_tree, forward_kinematics, resolve_couplings
 
 LEG = ("hip_flexion_r", "hip_adduction_r", "hip_rotation_r", "knee_angle_r", "ankle_angle_r")
@@ -58,11 +58,11 @@ def test_every_joint_and_function_class_comes_back_bit_for_bit(geometry):
 
 
 def test_part_keeps_what_moves_and_what_carries_it(geometry):
-    kept = part(geometry, ["pin_0"])
+    kept = moving_part(geometry, ["pin_0"])
     assert [body.name for body in kept.bodies] == [body.name for body in geometry.bodies if body.name != "crank"]
-    assert [body.name for body in part(geometry, ["crank_angle"]).bodies] == ["crank"]
+    assert [body.name for body in moving_part(geometry, ["crank_angle"]).bodies] == ["crank"]
     with pytest.raises(InputError, match="no coordinate 'pin'; did you mean 'pin_0'"):
-        part(geometry, ["pin"])
+        moving_part(geometry, ["pin"])
 
 
 def chain(coupler):
@@ -96,10 +96,10 @@ def chain(coupler):
 def test_couplings_carry_the_part_along():
     # a drives c: what a moves includes c, and c's own motion cannot be told without a.
     model = chain("ac")
-    assert [body.name for body in part(model, ["qa"]).bodies] == ["a", "c"]
-    assert [body.name for body in part(model, ["qc"]).bodies] == ["a", "c"]
-    assert part(model, ["qb"]).couplers == ()
-    again = read_back(part(model, ["qa"]))
+    assert [body.name for body in moving_part(model, ["qa"]).bodies] == ["a", "c"]
+    assert [body.name for body in moving_part(model, ["qc"]).bodies] == ["a", "c"]
+    assert moving_part(model, ["qb"]).couplers == ()
+    again = read_back(moving_part(model, ["qa"]))
     assert again.couplers == model.couplers
     assert [c.coupled_to for c in again.coordinates] == [None, "qa"]
 
@@ -132,7 +132,7 @@ def test_the_arm_has_the_published_numbers():
 
 def test_the_leg_is_the_published_one_from_the_pelvis_down(leg, data):
     published = read_osim(data("rajagopal_walk") / "original" / "subject_walk_scaled.osim")
-    assert skeleton_to_json(part(published, LEG)) == skeleton_to_json(leg)
+    assert skeleton_to_json(moving_part(published, LEG)) == skeleton_to_json(leg)
 
 
 def test_the_leg_with_a_given_pelvis(leg):

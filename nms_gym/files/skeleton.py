@@ -1,4 +1,4 @@
-"""Skeletons as plain JSON: bodies, joints, coordinates and couplings by name, and the part of a skeleton that moves.
+"""Skeletons as plain JSON: bodies, joints, coordinates and couplings by name.
 
 This is the ``skeleton`` section of a model file. It says what OpenSim's file says, with everything spelled out: offset
 frames are resolved to their bodies, every joint is three rotations and then three translations, functions are named by
@@ -7,7 +7,7 @@ kind. Numbers keep all their digits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from nms_gym.anatomy import (
     PiecewiseLinear,
     Polynomial,
     Scaled,
-    Spline,
+    SimmSpline,
     TransformAxis,
 )
 from nms_gym.errors import InputError, listed, near
@@ -42,49 +42,6 @@ _UNITS = {
 }
 _MOTIONS = ("rotational", "translational", "coupled")
 _EYE = np.eye(3)
-
-# ---------------------------------------------------------------------------------------------- parts of a skeleton
-
-
-def part(model: Multibody, coordinates: Iterable[str]) -> Multibody:
-    """The bodies that ``coordinates`` move, and every body between them and the ground.
-
-    Coordinates of a joint that is kept are kept with it: those of the bodies between (a pelvis) can then be prescribed
-    or locked at their defaults, without changing what the model is. A coordinate also moves what a coupling makes
-    depend on it (a patella that hangs on the femur), and what a kept coordinate depends on is kept too.
-
-    Raises:
-        InputError: an unknown coordinate.
-    """
-    moving = {model.coordinate(name).name for name in coordinates}
-    for _ in model.couplers:  # a chain of couplings is at most this long
-        moving |= {coupler.dependent for coupler in model.couplers if moving & set(coupler.independent)}
-    by_child = {joint.child.body: joint for joint in model.joints}
-    kept: set[str] = set()
-    for joint in model.joints:  # from the ground outwards: parents are decided before their children
-        if moving & set(joint.coordinates) or joint.parent.body in kept:
-            kept.add(joint.child.body)
-    waiting = list(kept)
-    while waiting:
-        joint = by_child[waiting.pop()]
-        needed = {c for k in model.couplers if k.dependent in joint.coordinates for c in k.independent}
-        joints = {model.coordinate(name).joint for name in needed}
-        names = {joint.parent.body, *(j.child.body for j in model.joints if j.name in joints)}
-        new = names - kept - {"ground"}
-        kept |= new
-        waiting += new
-    joints = tuple(joint for joint in model.joints if joint.child.body in kept)
-    names = {name for joint in joints for name in joint.coordinates}
-    return Multibody(
-        name=model.name,
-        path=model.path,
-        gravity=model.gravity,
-        bodies=tuple(body for body in model.bodies if body.name in kept),
-        joints=joints,
-        coordinates=tuple(coordinate for coordinate in model.coordinates if coordinate.name in names),
-        couplers=tuple(coupler for coupler in model.couplers if coupler.dependent in names),
-    )
-
 
 # ---------------------------------------------------------------------------------------------- writing
 
@@ -163,7 +120,7 @@ def _function_to_json(function: Function) -> dict[str, Any]:
             return {"kind": "linear", "coefficients": list(coefficients)}
         case Polynomial(coefficients):
             return {"kind": "polynomial", "coefficients": list(coefficients)}
-        case Spline(x, y):
+        case SimmSpline(x, y):
             return {"kind": "spline", "x": list(x), "y": list(y)}
         case PiecewiseLinear(x, y):
             return {"kind": "piecewise linear", "x": list(x), "y": list(y)}
@@ -351,7 +308,7 @@ def _function(item: dict[str, Any], arguments: int, what: str) -> Function:
     x, y = (_numbers(item[name], None, f"{what}: {name}") for name in ("x", "y"))
     if x.size != y.size or x.size < 2 or np.any(np.diff(x) <= 0):
         raise InputError(f"{what}: {x.size} x and {y.size} y values; needed are at least 2 of each, with x rising")
-    return (Spline if kind == "spline" else PiecewiseLinear)(tuple(x.tolist()), tuple(y.tolist()))
+    return (SimmSpline if kind == "spline" else PiecewiseLinear)(tuple(x.tolist()), tuple(y.tolist()))
 
 
 def _number(value: Any, what: str) -> float:

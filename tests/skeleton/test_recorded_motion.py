@@ -18,12 +18,12 @@ from nms_gym.errors import InputError
 from nms_gym.recording.external_loads import read_external_loads
 from nms_gym.recording.osim import read_osim
 from nms_gym.recording.storage import read_moments, read_table, write_table
-from nms_gym.skeleton.inverse_dynamics import (
+from nms_gym.skeleton.recorded_motion import (
     CoordinateWarning,
     JointMoments,
     agreement,
     differentiated,
-    joint_moments,
+    moments_of_motion,
     read_motion,
     write_joint_moments,
 )
@@ -72,22 +72,22 @@ def loads(folder):
 def test_equals_opensim_to_its_printed_digits(folder, model, motion, loads, expected):
     recorded = tuple(name for name in expected["moments"] if name in motion.coordinates)
     assert len(recorded) == 5
-    moments = joint_moments(model, motion, recorded, loads=loads)
+    moments = moments_of_motion(model, motion, recorded, loads=loads)
     for k, name in enumerate(recorded):
         theirs = np.array(expected["moments"][name])
         assert np.ptp(theirs) > 90
         np.testing.assert_allclose(moments.moments[::4, k], theirs, atol=2e-6, err_msg=name)
     assert all(row.r2 > 1 - 1e-12 and row.rmse < 1e-3 for row in agreement(moments, folder / "opensim.sto"))
     # Without the load, or without the filter, it is another motion.
-    bare = joint_moments(model, motion, recorded)
+    bare = moments_of_motion(model, motion, recorded)
     assert np.abs(bare.moments - moments.moments).max() > 1
 
 
 def test_a_part_of_the_coordinates_and_of_the_time(model, motion, loads):
     chosen = ("pin_0", "gimbal_1")
-    whole = joint_moments(model, motion, loads=loads)
+    whole = moments_of_motion(model, motion, loads=loads)
     assert whole.coordinates == motion.coordinates
-    part = joint_moments(model, motion.window(0.2, 0.5), chosen, loads=loads)
+    part = moments_of_motion(model, motion.window(0.2, 0.5), chosen, loads=loads)
     np.testing.assert_allclose(part.time[[0, -1]], [0.2, 0.5])
     columns = [whole.coordinates.index(name) for name in chosen]
     np.testing.assert_allclose(part.moments, whole.moments[20:51, columns], atol=1e-9)
@@ -129,17 +129,17 @@ def test_the_filter_halves_the_power_twice_at_its_cutoff():
 
 def test_refusals(tmp_path, folder, model, motion, loads):
     with pytest.raises(InputError, match="no column 'twist'"):
-        joint_moments(model, motion, ["twist"])
+        moments_of_motion(model, motion, ["twist"])
     with pytest.raises(InputError, match="'follows' follows 'bend'"):
-        joint_moments(model, motion, ["follows"])
+        moments_of_motion(model, motion, ["follows"])
     with pytest.raises(InputError, match="no coordinate 'pim'"):
-        joint_moments(model, motion, ["pim"])
+        moments_of_motion(model, motion, ["pim"])
     with pytest.raises(InputError, match=r"1 samples from 0\.5 to 0\.5 s; at least 2"):
         motion.window(0.5, 0.5)
     with pytest.raises(InputError, match=r"ik\.mot: low-pass cut-off 60 Hz; .*50 Hz"), pytest.warns(CoordinateWarning):
         read_motion(folder / "ik.mot", model, 60.0)
     with pytest.raises(InputError, match="no body 'after_wield'; did you mean 'after_weld'"):
-        joint_moments(model, motion, ["pin_0"], loads=replace(loads, bodies=("after_wield",)))
+        moments_of_motion(model, motion, ["pin_0"], loads=replace(loads, bodies=("after_wield",)))
     write_table(tmp_path / "other.mot", ["knee"], np.arange(9) * 0.01, np.zeros((9, 1)))
     with pytest.raises(InputError, match=r"other\.mot: no column is a coordinate of .*geometry\.osim"):
         read_motion(tmp_path / "other.mot", model)
@@ -187,7 +187,7 @@ def test_recorded_elbow_flexion(data):
     folder = data("arm26_elbow") / "original"
     model = read_osim(folder / "arm26.osim")
     motion = read_motion(folder / "arm26_InverseKinematics.mot", model, 6.0)
-    rows = agreement(joint_moments(model, motion), folder / "arm26_InverseDynamics.sto")
+    rows = agreement(moments_of_motion(model, motion), folder / "arm26_InverseDynamics.sto")
     assert [row.coordinate for row in rows] == ["r_shoulder_elev", "r_elbow_flex"]
     assert all(row.r2 > 0.999999 and row.rmse < 5e-4 for row in rows), rows
 
@@ -197,7 +197,7 @@ def test_recorded_walk(data):
     model = read_osim(folder / "original" / "subject_walk_scaled.osim")
     loads = read_external_loads(folder / "original" / "grf_walk.xml")
     motion = read_motion(folder / "ik_walk_full.mot", model, 6.0).window(0.2, 2.2)
-    moments = joint_moments(model, motion, LEG, loads=loads)
+    moments = moments_of_motion(model, motion, LEG, loads=loads)
     rows = agreement(moments, folder / "id_walk_full.sto")
     # What remains is OpenSim's acceleration of the walker knee, see the module, and the patella in the knee's moment.
     assert all(row.r2 > 0.9999 and row.rmse < 0.2 for row in rows), rows

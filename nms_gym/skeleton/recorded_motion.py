@@ -24,14 +24,12 @@ import numpy as np
 from scipy.interpolate import make_interp_spline
 from scipy.signal import butter, lfilter, lfiltic
 
-from nms_gym.anatomy import Multibody
+from nms_gym.anatomy import Multibody, moving_part
 from nms_gym.errors import InputError, listed
 from nms_gym.recording.external_loads import ExternalLoads
-from nms_gym.recording.sampling import SAME_TIME, uniform
+from nms_gym.recording.sampling import SAME_TIME, on_uniform_times
 from nms_gym.recording.storage import coordinate_name, read_coordinates, read_labels, read_moments, write_table
-from nms_gym.skeleton.dynamics import BaseMotion, ExternalForces, make_skeleton
-from nms_gym.skeleton.dynamics import inverse_dynamics as skeleton_inverse_dynamics
-from nms_gym.skeleton.files import part
+from nms_gym.skeleton.dynamics import BaseMotion, ExternalForces, inverse_dynamics, make_skeleton
 
 
 class CoordinateWarning(UserWarning):
@@ -116,7 +114,7 @@ def read_motion(path: str | Path, model: Multibody, cutoff: float | None = None)
     lengths = [name for name in names if model.coordinate(name).motion != "rotational"]
     table = read_coordinates(path, names, translations=lengths)
     where = str(path)
-    time, q, step = uniform(table.time, table.data, where)
+    time, q, step = on_uniform_times(table.time, table.data, where)
     if len(time) < 6:
         raise InputError(f"{where}: {len(time)} samples; at least 6 are needed to differentiate twice")
     return Motion(where, names, time, *differentiated(q, step, where, cutoff))
@@ -160,7 +158,7 @@ def _low_pass(samples: np.ndarray, step: float, cutoff: float, where: str) -> np
     return samples
 
 
-def joint_moments(
+def moments_of_motion(
     model: Multibody,
     motion: Motion,
     coordinates: Sequence[str] | None = None,
@@ -186,7 +184,7 @@ def joint_moments(
     for name in chosen:
         if model.coordinate(name).coupled_to is None and name not in motion.coordinates:
             raise InputError(f"{motion.path}: no column {name!r}, so that its moment cannot be computed")
-    moved = part(model, chosen)
+    moved = moving_part(model, chosen)
     kept = {coordinate.name for coordinate in moved.coordinates}
     prescribed = tuple(name for name in motion.coordinates if name in kept and name not in chosen)
     skeleton = make_skeleton(moved, chosen, prescribed=prescribed)
@@ -201,7 +199,7 @@ def joint_moments(
         base = BaseMotion(*motion.select(prescribed)) if prescribed else None
         # Not compiled: one call over all times costs less than compiling for a model that is used once.
         q, qd, qdd = map(jnp.asarray, motion.select(chosen))
-        moments = skeleton_inverse_dynamics(skeleton, q, qd, qdd, external=external, base=base)
+        moments = inverse_dynamics(skeleton, q, qd, qdd, external=external, base=base)
     return JointMoments(chosen, motion.time, np.asarray(moments, dtype=np.float64))
 
 
