@@ -11,8 +11,8 @@ import pytest
 from helpers import REFERENCE
 from scipy.interpolate import CubicSpline
 
+from nms_gym import anatomy
 from nms_gym.errors import InputError
-from nms_gym.recording import osim
 from nms_gym.recording.osim import read_osim
 from nms_gym.skeleton.tree import (
     SplineFunction,
@@ -88,7 +88,7 @@ def test_spline_reproduces_a_cubic_which_a_natural_spline_would_not():
     # Its end conditions take the third derivative of the data, so a cubic comes back exactly.
     x = np.array([-1.0, -0.3, 0.2, 0.9, 1.4])
     y = 0.7 * x**3 - x**2 + 0.2 * x - 0.4
-    function = build_function(osim.Spline(tuple(x), tuple(y)))
+    function = build_function(anatomy.SimmSpline(tuple(x), tuple(y)))
     at = np.linspace(-1, 1.4, 25)
     values = jax.vmap(lambda v: function_value(function, v[None]))(at)
     np.testing.assert_allclose(values, 0.7 * at**3 - at**2 + 0.2 * at - 0.4, atol=1e-14)
@@ -118,14 +118,14 @@ def test_spline_is_twice_continuous_and_straight_outside():
 @pytest.mark.parametrize(
     ("function", "at", "expected"),
     [
-        (osim.Linear((2.0, -1.0, 0.5)), (3.0, 4.0), 2.5),
-        (osim.Linear((0.7,)), (), 0.7),
-        (osim.Polynomial((2.0, 0.0, -1.0)), (3.0,), 17.0),
-        (osim.PiecewiseLinear((0.0, 1.0, 3.0), (0.0, 2.0, 0.0)), (2.0,), 1.0),
-        (osim.PiecewiseLinear((0.0, 1.0, 3.0), (0.0, 2.0, 0.0)), (5.0,), -2.0),
-        (osim.PiecewiseLinear((0.0, 1.0, 3.0), (0.0, 2.0, 0.0)), (-1.0,), -2.0),
-        (osim.Scaled(3.0, osim.Scaled(2.0, osim.Polynomial((1.0, 1.0)))), (1.0,), 12.0),
-        (osim.Spline((0.0, 2.0), (1.0, 5.0)), (0.5,), 2.0),
+        (anatomy.Linear((2.0, -1.0, 0.5)), (3.0, 4.0), 2.5),
+        (anatomy.Linear((0.7,)), (), 0.7),
+        (anatomy.Polynomial((2.0, 0.0, -1.0)), (3.0,), 17.0),
+        (anatomy.PiecewiseLinear((0.0, 1.0, 3.0), (0.0, 2.0, 0.0)), (2.0,), 1.0),
+        (anatomy.PiecewiseLinear((0.0, 1.0, 3.0), (0.0, 2.0, 0.0)), (5.0,), -2.0),
+        (anatomy.PiecewiseLinear((0.0, 1.0, 3.0), (0.0, 2.0, 0.0)), (-1.0,), -2.0),
+        (anatomy.Scaled(3.0, anatomy.Scaled(2.0, anatomy.Polynomial((1.0, 1.0)))), (1.0,), 12.0),
+        (anatomy.SimmSpline((0.0, 2.0), (1.0, 5.0)), (0.5,), 2.0),
     ],
 )
 def test_functions_by_hand(function, at, expected):
