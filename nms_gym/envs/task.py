@@ -8,7 +8,6 @@ one file.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -174,7 +173,7 @@ def checked_task(task: Any) -> Task:
         if np.asarray(leaf).dtype.kind not in "biuf":
             where = jax.tree_util.keystr(path)
             raise InputError(f"task {kind}: {where} is {leaf!r:.60}, no number; declare such a field as static()")
-    for entry in dataclasses.fields(task) if dataclasses.is_dataclass(task) else ():
+    for entry in getattr(task, "__dataclass_fields__", {}).values():
         if entry.metadata.get("static") and isinstance(getattr(task, entry.name), (np.ndarray, Array)):
             raise InputError(f"task {kind}: {entry.name} is an array and static; declare it without static()")
     for name in ("action", "observation"):

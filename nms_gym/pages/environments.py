@@ -65,7 +65,8 @@ def contents() -> str:
     for name in TASKS:
         summary = (inspect.getdoc(builder(name)) or "").splitlines()[0]
         rows.append(f"| [{NAMESPACE}/{name}]({name.removesuffix('-v0')}.md) | {summary} |")
-    return "\n".join([*rows, ""])
+    own = "A task of one's own, in one file, runs in the same adapters: [07_own_task.py](../07_own_task.py)."
+    return "\n".join([*rows, "", own, ""])
 
 
 def page(name: str) -> str:
