@@ -20,8 +20,10 @@ from scipy.interpolate import make_interp_spline
 from scipy.ndimage import gaussian_filter1d
 
 from nms_gym.envs.limb import Limb
-from nms_gym.envs.person import load_person, make_limb
+from nms_gym.envs.options import HangingArm, SeatedLeg, TimeOptions
+from nms_gym.envs.person import PersonOptions, load_person, make_limb
 from nms_gym.envs.scripted import excitations_for
+from nms_gym.envs.sources import OWN
 from nms_gym.envs.task import as_dtype
 from nms_gym.recording.trial import Trial, check_trial
 
@@ -53,11 +55,11 @@ def smooth_angle(rng: np.random.Generator, center: float, amplitude: float, slow
 def simulate(limb: Limb, angle: np.ndarray, stiffness: float, damping: float, channels: dict[str, tuple[str, ...]]):
     """EMG (T, C) of a controller that follows an angle, and the motion (T, 1) that comes of it."""
     order = [[limb.muscles.index(m) for m in channels[c] if m in limb.muscles] for c in limb.recorded]
-    strength = limb.strength(np.full(len(limb.model.coordinates), np.median(angle)))
+    strength = limb.strength(np.full(len(limb.coordinates), np.median(angle)))
     able = np.stack([strength[:, rows].sum(axis=1) for rows in order], axis=1)
     with jax.enable_x64(True):
         limb = as_dtype(limb, jnp.float64)
-        start = limb.start(jnp.int32(0), jnp.asarray(angle[:1]), jnp.zeros(1), jnp.zeros(len(order)))
+        start, _ = limb.start(jnp.int32(0), jnp.asarray(angle[:1]), jnp.zeros(1), jnp.zeros(len(order)))
 
         def step(state, target):
             motion = state.motion
@@ -118,16 +120,16 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     trials = [swing(name, *shape) for name, shape in SWINGS.items()]
 
-    person, _ = load_person("demo_arm")
-    arm = make_limb(person, ["r_elbow_flex"], locked={"r_shoulder_elev": 0.0}, otherwise="recorded", dt=STEP)
+    person, _ = load_person(PersonOptions(subject="demo_arm"))
+    own = {"default_source": OWN, "time": TimeOptions(dt=STEP)}
+    arm = make_limb(person, ["r_elbow_flex"], held=HangingArm().held(), **own)
     muscles = {c: tuple(m for m in person.model.muscles if c in person.model.sources(m)) for c in person.model.channels}
     for i in range(3):
         shape = (60.0, 30.0, 1.6 + 0.2 * i)
         trials.append(followed(f"lift_{i + 1}", 11 + i, arm, "r_elbow_flex", shape, (15.0, 1.0), muscles))
 
-    person, _ = load_person("right_leg")
-    held = {"hip_flexion_r": 1.22, "knee_angle_r": 1.05}
-    foot = make_limb(person, ["ankle_angle_r"], locked=held, otherwise="recorded", dt=STEP)
+    person, _ = load_person(PersonOptions(subject="right_leg"))
+    foot = make_limb(person, ["ankle_angle_r"], held=SeatedLeg().held(), **own)
     muscles = {c: tuple(m for m in person.model.muscles if c in person.model.sources(m)) for c in person.model.channels}
     for i in range(3):
         shape = (-5.0, 16.0, 1.2 + 0.2 * i)

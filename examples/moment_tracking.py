@@ -34,7 +34,7 @@ def best_actions(task, iterations: int) -> tuple[np.ndarray, list[float]]:
         updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(logits, updates), state, -loss
 
-    logits = jnp.full((task.horizon, len(task.actuated)), -3.0)
+    logits = jnp.full((task.horizon, len(task.action_names)), -3.0)
     state, returns = optimizer.init(logits), []
     for _ in range(iterations):
         logits, state, value = improve(logits, state)

@@ -80,8 +80,9 @@ def make_task(task: Any, **options: Any) -> Any:
     """
     import inspect
 
+    from nms_gym.envs.options import require_known
     from nms_gym.envs.task import checked_task
-    from nms_gym.errors import InputError, listed, near
+    from nms_gym.errors import InputError
 
     if not isinstance(task, str) and not _builds(task):
         if options:
@@ -90,16 +91,13 @@ def make_task(task: Any, **options: Any) -> Any:
     build = builder(task)
     allowed = inspect.signature(build).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in allowed.values()):
-        name = task if isinstance(task, str) else getattr(task, "__name__", task)
-        for option in options:
-            if option not in allowed:
-                has = f"it has {listed(allowed, 30)}" if allowed else "it has none"
-                raise InputError(f"{name} has no option {option!r}; {near(option, allowed)} ({has})")
+        require_known(options, allowed, task if isinstance(task, str) else getattr(task, "__name__", task))
     return checked_task(build(**options))
 
 
 def builder(task: str | Callable[..., Task]) -> Callable[..., Any]:
-    """The function that builds a task; its docstring and signature say which options there are.
+    """The function that builds a task; its docstring and signature say which options there are. Of a shipped id it is a
+    ``TaskBuilder``, whose ``options`` lists them.
 
     Args:
         task: as that of ``make_task``, except a built task.

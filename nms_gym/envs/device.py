@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from nms_gym._pytree import pytree, static
+from nms_gym.envs.options import Options, flag, number, option
 from nms_gym.envs.task import checked_number
 from nms_gym.errors import InputError, near
 from nms_gym.excitation.activation import delayed
@@ -20,6 +22,17 @@ RECRUITMENT_SHARPNESS = 30.0
 
 
 # --- exoskeleton ------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotorOptions(Options):
+    """What a motor can, and what its help costs."""
+
+    max_torque: float = number(8.0, "of the device at an action of 1", 0.01, 1000.0, "N·m")
+    max_power: float = number(60.0, "mechanical, of the device", 0.1, 1e5, "W")
+    bandwidth: float = number(8.0, "of the device's torque", 0.1, 1000.0, "Hz")
+    delay: float = number(0.01, "from action to torque", 0.0, 0.5, "s")
+    help_weight: float = number(0.5, "of the mean squared torque, over the largest, in the reward", 0.0, 1000.0)
 
 
 @pytree
@@ -72,24 +85,49 @@ class ActuatorState:
     """(H, D), newest first"""
 
 
-def make_actuator(
-    joints: int, *, max_torque: float, max_power: float, bandwidth: float, delay: float, dt: float
-) -> Actuator:
-    """An actuator per joint, all alike; ``dt`` (s) decides how many commands are kept.
-
-    Raises:
-        InputError: a number that no motor has.
-    """
-    checked_number(max_torque, "max_torque", 0.01, 1000.0, "N·m")
-    checked_number(max_power, "max_power", 0.1, 1e5, "W")
-    checked_number(bandwidth, "bandwidth", 0.1, 1000.0, "Hz")
-    checked_number(delay, "delay", 0.0, 0.5, "s")
+def make_actuator(joints: int, options: MotorOptions, dt: float) -> Actuator:
+    """An actuator per joint, all alike; ``dt`` (s) decides how many commands are kept."""
+    delay = options.delay
     memory = 1 if delay == 0 else max(math.ceil(delay / dt - 1e-9) + 3, 4)
-    fields: list[Any] = [np.full(joints, value) for value in (max_torque, max_power, bandwidth, delay)]
+    values = (options.max_torque, options.max_power, options.bandwidth, delay)
+    fields: list[Any] = [np.full(joints, value) for value in values]
     return Actuator(*fields, memory=memory)
 
 
 # --- electrical stimulation -------------------------------------------------
+
+
+def _checked_electrodes(value: Any, name: str) -> None:
+    mapping = isinstance(value, Mapping) and bool(value)
+    if not mapping or not all(isinstance(shares, Mapping) and shares for shares in value.values()):
+        raise InputError(f"{name} is {value!r}; give a mapping such as {{'biceps': {{'BIClong': 1.0}}}}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StimulationOptions(Options):
+    """Electrodes, their pulses, and what charge costs."""
+
+    electrodes: Mapping[str, Mapping[str, float]] = option(
+        None,
+        "electrode -> muscle -> share of its field, 0 to 1; muscles of no electrode are passive",
+        _checked_electrodes,
+    )
+    current: float = number(0.04, "of the pulses", 1e-4, 0.2, "A")
+    pulse_rate: float = number(30.0, "of the pulses", 1.0, 200.0, "1/s")
+    threshold: float = number(100e-6, "pulse width at which the first motor units answer", 0.0, 0.01, "s")
+    saturation: float = number(300e-6, "pulse width at which all do", 0.0, 0.01, "s")
+    max_width: float = number(400e-6, "pulse width at an action of 1", 0.0, 0.01, "s")
+    charge_weight: float = number(0.3, "of the charge, over the largest possible, in the reward", 0.0, 1000.0)
+    symmetric_action: bool = flag(False, "actions from -1 (no pulses) to 1 instead of from 0 to 1")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        threshold, saturation, width = self.threshold, self.saturation, self.max_width
+        if not 0 < threshold < saturation <= width < 0.01:
+            raise InputError(
+                f"pulse widths: threshold {threshold:g} s, saturation {saturation:g} s, max_width {width:g} s; they "
+                "must grow in this order, from above 0 to below 0.01 s"
+            )
 
 
 @pytree
@@ -138,34 +176,13 @@ class Stimulator:
         return jnp.sum(self.current * self.rate * self.max_width * command) * dt
 
 
-def checked_fields(electrodes: Any) -> Mapping[str, Mapping[str, float]]:
-    """Electrode -> muscle -> share of its field.
+def make_stimulator(muscles: Sequence[str], options: StimulationOptions) -> Stimulator:
+    """Electrodes over some of the muscles, all with the same pulses.
 
     Raises:
-        InputError: something else, or nothing.
+        InputError: an unknown muscle, or a share outside 0 to 1.
     """
-    mapping = isinstance(electrodes, Mapping) and bool(electrodes)
-    if not mapping or not all(isinstance(shares, Mapping) and shares for shares in electrodes.values()):
-        raise InputError(f"electrodes is {electrodes!r}; give a mapping such as {{'biceps': {{'BIClong': 1.0}}}}")
-    return electrodes
-
-
-def make_stimulator(
-    muscles: Sequence[str],
-    electrodes: Mapping[str, Mapping[str, float]],
-    *,
-    threshold: float,
-    saturation: float,
-    max_width: float,
-    current: float,
-    rate: float,
-) -> Stimulator:
-    """Electrodes, all with the same pulses; see ``Stimulator`` for the numbers.
-
-    Raises:
-        InputError: an unknown muscle, a share outside 0 to 1, or widths that do not grow from threshold to saturation.
-    """
-    checked_fields(electrodes)
+    electrodes = options.electrodes
     weights = np.zeros((len(muscles), len(electrodes)))
     for column, (name, shares) in enumerate(electrodes.items()):
         for muscle, share in shares.items():
@@ -174,12 +191,6 @@ def make_stimulator(
             weights[muscles.index(muscle), column] = checked_number(share, f"share of {muscle!r}", 0.0, 1.0)
     # Two electrodes on one muscle excite no more than all of it.
     weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
-    if not 0 < threshold < saturation <= max_width < 0.01:
-        raise InputError(
-            f"pulse widths: threshold {threshold:g} s, saturation {saturation:g} s, max_width {max_width:g} s; they "
-            "must grow in this order, from above 0 to below 0.01 s"
-        )
-    checked_number(current, "current", 1e-4, 0.2, "A")
-    checked_number(rate, "pulse_rate", 1.0, 200.0, "1/s")
-    fields: list[Any] = [np.full(len(electrodes), v) for v in (threshold, saturation, max_width, current, rate)]
-    return Stimulator(weights, *fields)  # type: ignore[arg-type]
+    values = (options.threshold, options.saturation, options.max_width, options.current, options.pulse_rate)
+    fields: list[Any] = [weights, *(np.full(len(electrodes), value) for value in values)]
+    return Stimulator(*fields)

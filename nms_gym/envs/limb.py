@@ -1,12 +1,13 @@
 """A person's limb that muscles move: model, parameters, joint limits and impairments, one control step at a time.
 
 ``Limb`` is what the tasks with a moving skeleton share. It can hold one person or many of whom a reset draws one.
+``nms_gym.envs.person`` makes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from nms_gym._pytree import pytree, replace, static
 from nms_gym.anatomy import Multibody
 from nms_gym.envs.rendering.scene import Body, Scene, Strip
 from nms_gym.model.condition import Condition
+from nms_gym.model.forward import muscle_activation
 from nms_gym.model.parameters import PARAMETER_KINDS, NmsParams, entries
 from nms_gym.model.rollout import (
     NOTHING,
@@ -43,8 +45,26 @@ class LimbState:
     """int32; who of ``Limb.people``"""
 
 
+@pytree
+class LimbOutput:
+    """What a control step, or a start, shows of a limb besides its motion."""
+
+    excitation: Array
+    """(M,) as it reaches the muscle"""
+    activation: Array
+    """(M,)"""
+    fiber_length: Array
+    """(M,) over optimal fiber length"""
+    moments: Array
+    """(D,) N·m, of the muscles"""
+
+    def info(self) -> dict[str, Array]:
+        """By name, for a step's info."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
 @dataclass(frozen=True, eq=False)
-class Look:
+class Appearance:
     """What pictures need of a limb, and physics does not. Equal to every other, so that it never matters to JAX."""
 
     skeleton: Multibody
@@ -52,10 +72,10 @@ class Look:
     muscle_points: MusclePoints
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Look)
+        return isinstance(other, Appearance)
 
     def __hash__(self) -> int:
-        return hash(Look)
+        return hash(Appearance)
 
 
 @pytree
@@ -72,7 +92,7 @@ class Limb:
     """``(N, P)`` parameters of everyone, packed; None for one person"""
     passive: PassiveMoments
     condition: Condition
-    look: Look = static()
+    appearance: Appearance = static()
     recorded: tuple[str, ...] = static()
     """channels that a recording gives, synergy commands included when they come from it"""
     commanded: tuple[str, ...] = static()
@@ -85,7 +105,7 @@ class Limb:
     """s, of one physical step"""
     frame_skip: int = static()
     """physical steps per control step"""
-    immediate: bool = static()
+    undelayed: bool = static()
     """no channel has a delay, so none is remembered"""
 
     @property
@@ -122,16 +142,22 @@ class Limb:
         qd: Array,
         channels: Array | None = None,
         base: BaseMotion | None = None,
-    ) -> LimbState:
-        """At rest in the muscles: activation settled at ``channels (C,)`` (None: silence), fibers in equilibrium."""
+    ) -> tuple[LimbState, LimbOutput]:
+        """At rest in the muscles: activation settled at ``channels (C,)`` (None: silence), fibers in equilibrium.
+
+        No moments are shown, which only a step computes.
+        """
         params = self.params_of(person)
         motion = initial_motion(
             self.model, params, q, qd, self.dt, channels=channels, base=base, condition=self.condition
         )
-        if self.immediate:
+        if self.undelayed:
             history = motion.muscles.excitation_history[:0]
             motion = replace(motion, muscles=replace(motion.muscles, excitation_history=history))
-        return LimbState(motion, person)
+        muscles = motion.muscles
+        activation = muscle_activation(params, muscles.filtered)
+        shown = LimbOutput(muscles.filtered, activation, muscles.fiber.length, jnp.zeros_like(motion.q))
+        return LimbState(motion, person), shown
 
     def step(
         self, state: LimbState, channels: Array, surroundings: Surroundings = NOTHING
@@ -151,30 +177,39 @@ class Limb:
 
     def advance(
         self, state: LimbState, at: Callable[[Array], tuple[Array, Surroundings]]
-    ) -> tuple[LimbState, MotionOutput]:
+    ) -> tuple[LimbState, LimbOutput]:
         """One control step: ``at(i)`` gives channels ``(C,)`` and surroundings of its physical step ``i``.
 
         Returns the state and what the last physical step put out.
         """
+
+        def advanced(state: LimbState, i: Array) -> tuple[LimbState, LimbOutput]:
+            state, out = self.step(state, *at(i))
+            m = out.muscles
+            return state, LimbOutput(m.excitation, m.activation, m.fiber_length, out.moments)
+
         if self.frame_skip == 1:
-            return self.step(state, *at(jnp.int32(0)))
-        state, out = jax.lax.scan(
-            lambda state, i: self.step(state, *at(i)), state, jnp.arange(self.frame_skip, dtype=jnp.int32)
-        )
-        return state, jax.tree.map(lambda leaf: leaf[-1], out)
+            return advanced(state, jnp.int32(0))
+        state, outs = jax.lax.scan(advanced, state, jnp.arange(self.frame_skip, dtype=jnp.int32))
+        return state, jax.tree.map(lambda leaf: leaf[-1], outs)
 
-    def moment_arms(self, q: Any) -> np.ndarray:
-        """Moment arms ``(D, M)`` m about the free coordinates; NumPy, for the time a task is built."""
-        model = self.model
+    def strength(self, q: np.ndarray | None = None) -> np.ndarray:
+        """N·m of every muscle at full force: ``(D, M)``; for the time a task is built.
+
+        Args:
+            q: ``(D,)`` rad; by default the middle of the joints' ranges. Prescribed coordinates are at 0.
+        """
+        at = np.mean(self.limits(), axis=0) if q is None else q
+        return self.moment_arms(at) * np.asarray(self.params.max_isometric_force)
+
+    def moment_arms(self, q: np.ndarray) -> np.ndarray:
+        """Moment arms ``(D, M)`` m about the free coordinates at angles ``(D,)``."""
+        model, by_name = self.model, dict(zip(self.coordinates, q, strict=True))
         assert model.paths is not None
+        pose = np.array([by_name.get(name, 0.0) for name in model.coordinates])
         with jax.enable_x64(True):
-            _, arms = lengths_and_moment_arms(model.paths, np.asarray(q, float))
-        rows = [model.coordinates.index(name) for name in self.coordinates]
-        return np.asarray(arms)[rows]
-
-    def strength(self, q: Any) -> np.ndarray:
-        """N·m of every muscle at full force in a pose ``(D,)``: ``(D, M)``; for the time a task is built."""
-        return self.moment_arms(q) * np.asarray(self.params.max_isometric_force)
+            _, arms = lengths_and_moment_arms(model.paths, pose)
+        return np.asarray(arms)[[model.coordinates.index(name) for name in self.coordinates]]
 
     def shown_ranges(self) -> dict[str, tuple[float, float]]:
         """Coordinate -> lowest and highest angle, rad, for pictures."""
@@ -192,10 +227,10 @@ def limb_scene(
     """The picture of a limb; ``body`` are fields of ``rendering.scene.Body`` beyond those that a limb has."""
     strength = np.asarray(limb.params.max_isometric_force, float)
     shown = Body(
-        skeleton=limb.look.skeleton,
+        skeleton=limb.appearance.skeleton,
         coordinates=limb.coordinates,
-        held=limb.look.held,
-        muscle_points={m: p for m, p in limb.look.muscle_points.items() if m in limb.muscles},
+        held=limb.appearance.held,
+        muscle_points={m: p for m, p in limb.appearance.muscle_points.items() if m in limb.muscles},
         strength=dict(zip(limb.muscles, strength.tolist(), strict=True)),
         paths=limb.model.paths,
         **{"ranges": limb.shown_ranges(), **body},

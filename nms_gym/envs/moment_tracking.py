@@ -12,10 +12,10 @@ measured moments, is below ``TOLERANCE``.
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,36 +24,45 @@ from jax import Array
 
 from nms_gym._pytree import pytree, replace, static
 from nms_gym.conditions import conditions_from_spec
+from nms_gym.envs.actuation import MuscleOptions, Muscles, make_muscles
 from nms_gym.envs.limb import pack_params, unpack_params
-from nms_gym.envs.person import ACTION_PREFIX, drive_of, each_of, load_person, stacked_params, with_sources
+from nms_gym.envs.options import Options, builds, option
+from nms_gym.envs.person import Conditions, PersonOptions, each_of, load_person, stacked_params
+from nms_gym.envs.recordings import RecordingOptions
 from nms_gym.envs.rendering.scene import Scene, moment_strip
-from nms_gym.envs.scripted import excitations_for
+from nms_gym.envs.sources import (
+    OWN,
+    SourceOptions,
+    chosen_sources,
+    driven_model,
+    params_for,
+    sources_in_words,
+    with_action_channels,
+)
 from nms_gym.envs.task import (
     SPEED_UNIT,
     Step,
     as_numpy,
     bounds_of,
-    checked_flag,
     draw_index,
     equal_bounds,
     indices_of,
     observe,
 )
-from nms_gym.errors import InputError, listed, near
+from nms_gym.errors import InputError, listed
 from nms_gym.files.subject import Subject, resolve_trial
 from nms_gym.model.condition import Condition
 from nms_gym.model.forward import Kinematics, NmsOutput, NmsState, initial_state, neuromuscular_step, output_at_rest
-from nms_gym.model.parameters import NEUTRAL_CHANNEL, NmsParams
+from nms_gym.model.parameters import NmsParams
 from nms_gym.model.replay import Replay, make_segment
 from nms_gym.model.structure import NmsModel
-from nms_gym.recording.storage import require_unique
 from nms_gym.recording.trial import Trial, load_trial
+
+EFFORT_WEIGHT = 0.01
+"""Of the mean squared excitation, beside a tracking error of order 1."""
 
 PREVIEW = (0.0, 0.025, 0.050)
 """s ahead of the next sample, at which the observation shows the measured moments."""
-
-EFFORT_WEIGHT = 0.01
-"""Of the mean squared excitation that the action asks for, beside a tracking error of order 1."""
 
 TOLERANCE = 0.5
 """of the moments' standard deviation"""
@@ -64,22 +73,21 @@ SMALLEST_SCALE = 0.1
 
 @pytree
 class MomentTracking:
-    """The task: a model and a recording on its grid. Arrays are leaves; build it with ``make_task``.
+    """The task: a model and a recording on its grid. Arrays are leaves; build it with ``moment_tracking_task``.
 
     Samples run from 0 to T - 1; step number k of an episode that starts at sample s produces sample s + k.
     """
 
-    actuated: tuple[str, ...] = static()
-    """muscles that the action drives"""
-    commanded: tuple[str, ...] = static()
-    """synergy commands that the action gives, after the muscles; () when they come from the recording"""
     observed: tuple[str, ...] = static()
     """J coordinates whose motion is part of the observation"""
     preview: tuple[int, ...] = static()
     """steps ahead of the next sample"""
     dt: float = static()
     """s; a step is a sample of the recording"""
-    drive_text: tuple[tuple[str, str], ...] = static()
+    sources: tuple[tuple[str, str], ...] = static()
+    """muscle and what drives it, for people to read"""
+    actuation: Muscles
+    """excites muscles that nothing else does, and may give synergy commands"""
     model: NmsModel
     """with a channel for every actuated muscle, after the recorded ones"""
     params: NmsParams
@@ -98,15 +106,10 @@ class MomentTracking:
     """(T, K) N·m"""
     scale: Array
     """(K,) N·m; standard deviation of the measured moments"""
-    strength: Array
-    """(K, A) N·m of the actuated muscles at full force, on average, for the scripted policy"""
-    effort_weight: Array
     last_start: Array
     """int32; episodes start at a sample from 0 to this one"""
     command_scale: Array
     """(S,) the command that an action of 1 gives: the largest one of the recording, at least 1"""
-    lowest_action: Array
-    """the action that excites nothing: 0 or -1; full excitation is 1"""
 
     @property
     def horizon(self) -> int:
@@ -126,22 +129,22 @@ class MomentTracking:
     @property
     def replayed_channels(self) -> tuple[str, ...]:
         """Channels of ``replay``: recorded ones and synergy commands."""
-        return self.model.channels[: len(self.model.channels) - len(self.actuated)]
+        return self.model.channels[: len(self.model.channels) - len(self.actuation.muscles)]
 
     @property
     def action_names(self) -> tuple[str, ...]:
         """One name per entry of the action: muscles, then synergy commands."""
-        return self.actuated + self.commanded
+        return self.actuation.action_names
 
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """[0, 1] or [-1, 1]."""
-        return equal_bounds(float(self.lowest_action), 1.0, len(self.action_names))
+        return equal_bounds(float(self.actuation.lowest_action), 1.0, len(self.action_names))
 
     @property
     def drive(self) -> dict[str, str]:
-        """What drives each muscle, as ``person.drive_of`` says."""
-        return dict(self.drive_text)
+        """What drives each muscle, as ``sources_in_words`` says."""
+        return dict(self.sources)
 
     @property
     def observation_names(self) -> tuple[str, ...]:
@@ -158,8 +161,7 @@ class MomentTracking:
             *(f"speed:{c}" for c in self.observed),
             *(f"target:{c}{later}" for later in ahead for c in self.coordinates),
             *(f"moment:{c}" for c in self.coordinates),
-            *(f"activation:{m}" for m in self.model.muscles),
-            *(f"fiber_length:{m}" for m in self.model.muscles),
+            *self.actuation.observation_names,
         )
 
     @property
@@ -181,7 +183,7 @@ class MomentTracking:
         replayed = len(self.replayed_channels)
         length = self.replay.excitations.shape[0] - self.horizon + 1
         past = jax.lax.dynamic_slice(self.replay.excitations, (sample, jnp.zeros_like(sample)), (length, replayed))
-        silent = jnp.zeros((length, len(self.actuated)), past.dtype)
+        silent = jnp.zeros((length, len(self.actuation.muscles)), past.dtype)
         history = jnp.concatenate([past, silent], axis=1)[::-1]
         kinematics = self._kinematics(sample)
         muscles = initial_state(model, params, history, kinematics.lengths, self.dt, condition=self.condition)
@@ -206,34 +208,31 @@ class MomentTracking:
         """
         k, model, params = state.sample, self.model, self._params(state.person)
         length = self.replay.excitations.shape[0] - self.horizon
-        drive = (action - self.lowest_action) / (1.0 - self.lowest_action)
-        muscles, commands = jnp.split(drive, [len(self.actuated)])
+        _, effect = self.actuation.act((), action, _row(self.qd, k), self.dt)
+        commanded = self.actuation.commands
+        commands, muscles = jnp.split(effect.channels, [len(commanded)])
         replayed = _row(self.replay.excitations, k + length)
-        if self.commanded:
-            columns = np.array([model.channels.index(c) for c in self.commanded], np.int32)
+        if commanded:
+            columns = np.array([model.channels.index(c) for c in commanded], np.int32)
             replayed = replayed.at[columns].set(self.command_scale * commands)
         channels = jnp.concatenate([replayed, muscles])
-        moved, out = neuromuscular_step(
+        following, out = neuromuscular_step(
             model, params, state.muscles, channels, self._kinematics(k), self.replay.dt, condition=self.condition
         )
         error = (out.moments - _row(self.measured, k)) / self.scale
         squared = jnp.mean(error**2)
-        effort = -self.effort_weight * jnp.mean(drive**2) if self.action_names else jnp.zeros_like(squared)
         residual = jnp.max(jnp.abs(out.residual))
-        following = k + 1
-        state = TrackingState(moved, following, state.person, state.steps + 1, state.squares + squared)
-        info = self._info(state, k, out, residual, -squared, effort)
-        observation = self._observe(following, out)
-        return state, Step(observation, effort - squared, jnp.bool_(False), following >= self.horizon, info)
+        state = TrackingState(following, k + 1, state.person, state.steps + 1, state.squares + squared)
+        info = self._info(state, k, out, residual, -squared, effect.cost)
+        observation = self._observe(k + 1, out)
+        return state, Step(observation, effect.cost - squared, jnp.bool_(False), k + 1 >= self.horizon, info)
 
     def baseline(self, observation: Array) -> Array:
         """Muscles that lack in the last moment, in proportion to what is missing now."""
         names, joints = self.observation_names, len(self.coordinates)
         target = observation[indices_of(names, "target")][:joints]
         missing = (target - observation[indices_of(names, "moment")]) * self.scale
-        asked = excitations_for(self.strength, missing)
-        asked = jnp.concatenate([asked, jnp.zeros(len(self.commanded), asked.dtype)])
-        return self.lowest_action + (1.0 - self.lowest_action) * asked
+        return self.actuation.action_for(missing)
 
     def scene(self) -> Scene:
         """For pictures."""
@@ -314,61 +313,30 @@ def _row(series: Array, index: Array) -> Array:
 # --- building it ------------------------------------------------------------
 
 
-def with_action_channels(model: NmsModel, params: NmsParams, muscles: Sequence[str]) -> tuple[NmsModel, NmsParams]:
-    """The model with one more channel per muscle: weight 1, gain 1, no delay, named ``action:<muscle>``.
+@dataclass(frozen=True, kw_only=True)
+class TrackingOptions(Options):
+    """What is tracked, and with which muscles."""
 
-    Raises:
-        InputError: a muscle is unknown, named twice, or already driven by a channel.
-    """
-    require_unique(muscles, "actuated muscles", "actuated")
-    for muscle in muscles:
-        if muscle not in model.muscles:
-            raise InputError(f"actuated names {muscle!r}, which the subject has not; {near(muscle, model.muscles)}")
-    weights = np.asarray(model.channel_weights)
-    for muscle in muscles:
-        taken = model.sources(muscle)
-        if taken:
-            raise InputError(
-                f"actuated names {muscle!r}, which recorded channels or synergies already drive ({listed(taken)}); "
-                f"choose among the muscles without a channel: {listed(model.passive_muscles, 50)}"
-            )
-    columns = np.zeros((len(model.muscles), len(muscles)), weights.dtype)
-    for column, muscle in enumerate(muscles):
-        columns[model.muscles.index(muscle), column] = 1.0
-    extended = replace(
-        model,
-        channels=(*model.channels, *(ACTION_PREFIX + m for m in muscles)),
-        channel_weights=np.concatenate([weights, columns], axis=1),
+    actuated: Sequence[str] | None = option(
+        None,
+        "muscles that the action drives; by default all that neither channels nor synergies do. Give ``sources`` "
+        "instead to take muscles from their channels; muscles not named there keep what the subject has",
     )
-    return extended, with_action_params(params, len(muscles))
+    coordinates: Sequence[str] | None = option(
+        None, "joints whose moments are tracked; by default the measured ones that the subject has"
+    )
 
 
-def with_action_params(params: NmsParams, actions: int) -> NmsParams:
-    """Parameters with the gain (1) and delay (0) of that many action channels; can be traced."""
-
-    def extended(leaf: Any, value: float) -> Any:
-        if isinstance(leaf, np.ndarray):
-            return np.concatenate([leaf, np.full(actions, value, leaf.dtype)])
-        return jnp.concatenate([leaf, jnp.full(actions, value, leaf.dtype)])
-
-    return replace(params, **{kind: extended(getattr(params, kind), v) for kind, v in NEUTRAL_CHANNEL.items()})
-
-
-def make_task(
+def moment_tracking_task(
     subject: Subject,
     trial: Trial,
     *,
     people: NmsParams | None = None,
-    condition: Sequence[Mapping[str, Any] | str] | None = None,
-    actuated: Sequence[str] | None = None,
-    sources: Mapping[str, str] | str | None = None,
-    synergies: Literal["recorded", "action"] = "recorded",
-    coordinates: Sequence[str] | None = None,
-    start: float | None = None,
-    stop: float | None = None,
-    random_start: bool = False,
-    effort_weight: float = EFFORT_WEIGHT,
-    symmetric_action: bool = False,
+    condition: Conditions | None = None,
+    sources: SourceOptions = SourceOptions(),
+    tracking: TrackingOptions = TrackingOptions(),
+    window: RecordingOptions = RecordingOptions(),
+    muscles: MuscleOptions = MuscleOptions(effort_weight=EFFORT_WEIGHT),
 ) -> MomentTracking:
     """Build the task, with NumPy float64 leaves.
 
@@ -376,153 +344,116 @@ def make_task(
         subject: whose muscles.
         trial: the recording to replay; with measured moments.
         people: parameters ``(N, ...)`` of those whom a reset draws from; None for the subject alone.
-        condition: what ails the person, as ``conditions_from_spec`` takes it.
-        actuated: muscles that the action drives; by default all that nothing else does. May be empty here (the
-            recording drives all that moves).
-        sources: instead of ``actuated``: muscle -> "recorded", "synergy", "policy" or "passive", or one of them for
-            all; muscles not named keep what the subject has.
-        synergies: who gives the commands of a subject with synergies: the recording (found from its EMG), or the
-            action.
-        coordinates: joints whose moments are tracked; by default the measured ones that the model has.
-        start: s, in the recording's time; by default its first sample.
-        stop: s; by default its last sample.
-        random_start: episodes start anywhere in the first half of the recording instead of at its first sample.
-        effort_weight: of the mean squared excitation in the reward.
-        symmetric_action: actions run from -1 (no excitation) to 1 (full) instead of from 0 to 1.
+        condition: what impairs the person, as ``conditions_from_spec`` takes it.
+        sources: what drives which muscle, and who gives the commands of a subject's synergies.
+        tracking: joints, and muscles that the action drives; none may be left here (the recording drives all that
+            moves).
+        window: start, stop and whether episodes start anywhere in the first half of it.
+        muscles: what excitation costs, and from where actions run.
 
     Raises:
         InputError: an unknown muscle, coordinate or channel; a muscle that has a channel; no measured moments; an empty
-            window; a negative weight.
+            window.
     """
-    if sources is not None:
-        if actuated is not None:
-            raise InputError("give actuated or sources, not both: sources = {muscle: 'policy'} actuates a muscle")
-        subject, people, actuated = with_sources(subject, people, sources)
+    actuated = tracking.actuated
     if isinstance(actuated, str):
         raise InputError(f"actuated is {actuated!r}; give a list of muscle names")
-    if synergies not in ("recorded", "action"):
-        raise InputError(f"synergies is {synergies!r}; use 'recorded' or 'action'")
-    commanded = subject.model.commands if synergies == "action" else ()
-    if synergies == "action" and not commanded:
+    if sources.sources is not None and actuated is not None:
+        raise InputError("give actuated or sources, not both: sources = {muscle: 'policy'} actuates a muscle")
+    base = subject.model
+    if sources.sources is not None:
+        chosen = chosen_sources(base, base.muscles, sources.sources, OWN)
+        actuated = [muscle for muscle, source in chosen.items() if source == "policy"]
+        base = driven_model(base, chosen | dict.fromkeys(actuated, "passive"), "recorded")
+    commanded = base.commands if sources.synergies == "action" else ()
+    if sources.synergies == "action" and not commanded:
         raise InputError(
             f"subject {subject.name!r} has no synergies that the action could command; calibrate one with mode "
             "'synergy_hybrid', or leave synergies = 'recorded'"
         )
-    checked_flag(random_start, "random_start")
-    checked_flag(symmetric_action, "symmetric_action")
-    if not (math.isfinite(effort_weight) and effort_weight >= 0):
-        raise InputError(f"effort_weight is {effort_weight!r}; use 0 or more (default {EFFORT_WEIGHT})")
-    segment = make_segment(subject.model, trial, coordinates=coordinates, start=start, stop=stop, lead_in=0.0)
+    segment = make_segment(
+        base, trial, coordinates=tracking.coordinates, start=window.start, stop=window.stop, lead_in=0.0
+    )
     if segment.measured is None:
         raise InputError(
             f"trial {trial.name!r} has no measured moments of {listed(segment.coordinates)}, so there is nothing to "
             f"track (it has {listed(trial.moment_coordinates) if trial.moments is not None else 'none'}); "
             "add inverse-dynamics moments to the trial, or choose other coordinates"
         )
-    muscles = subject.model.passive_muscles if actuated is None else tuple(actuated)
-    conditions = conditions_from_spec(condition, subject.model)
+    actuated = base.passive_muscles if actuated is None else tuple(actuated)
+    conditions = conditions_from_spec(condition, base)
     everyone = [subject.params] if people is None else each_of(people)
-    prepared = [conditions.prepare(subject.model, one)[1] for one in everyone]
-    model, params = with_action_channels(subject.model, prepared[0], muscles)
-    crowd = stacked_params([with_action_params(one, len(muscles)) for one in prepared])
+    prepared = [conditions.prepare(base, params_for(base, subject.model, one))[1] for one in everyone]
+    model = with_action_channels(base, actuated)
+    crowd = [params_for(model, base, one) for one in prepared]
     dt = float(segment.replay.dt)
     first = int(np.searchsorted(trial.time, segment.time[0] - 0.5 * dt))
     rows = slice(first, first + len(segment.time))
     observed = tuple(c for c in model.coordinates if c in trial.coordinates)
     columns = [trial.coordinates.index(c) for c in observed]
     given = [model.channels.index(c) for c in commanded]
-    driven = [model.muscles.index(m) for m in muscles]
-    arms = np.mean(segment.replay.moment_arms, axis=0)[:, driven]
-    task: Any = MomentTracking(
-        actuated=muscles,
-        commanded=commanded,
+    driven = [model.muscles.index(m) for m in actuated]
+    strength = np.mean(segment.replay.moment_arms, axis=0) * np.asarray(crowd[0].max_isometric_force)
+    leaves: dict[str, Any] = {
+        "people": None if people is None else pack_params(stacked_params(crowd)),
+        "time": segment.time - segment.time[0],
+        "q": trial.q[rows][:, columns],
+        "qd": trial.qd[rows][:, columns],
+        "measured": segment.measured,
+        "scale": np.maximum(np.std(segment.measured, axis=0), SMALLEST_SCALE),
+        "last_start": np.int32((len(segment.time) - 1) // 2 if window.random_start else 0),
+        "command_scale": np.maximum(segment.replay.excitations[:, given].max(axis=0), 1.0),
+    }
+    task = MomentTracking(
         observed=observed,
         preview=tuple(round(ahead / dt) for ahead in PREVIEW),
         dt=dt,
-        drive_text=tuple(drive_of(model, synergies).items()),
+        sources=tuple(sources_in_words(model, sources.synergies).items()),
+        actuation=make_muscles(
+            strength[:, driven], muscles, muscles=actuated, commands=commanded, observed=model.muscles
+        ),
         # The recording brings lengths and moment arms, so the paths would only be carried along.
         model=replace(model, paths=None),
-        params=params,
-        people=None if people is None else pack_params(crowd),  # type: ignore[arg-type]
+        params=crowd[0],
         condition=conditions,
         replay=segment.replay,
-        time=segment.time - segment.time[0],
-        q=trial.q[rows][:, columns],  # type: ignore[arg-type]
-        qd=trial.qd[rows][:, columns],  # type: ignore[arg-type]
-        measured=segment.measured,  # type: ignore[arg-type]
-        scale=np.maximum(np.std(segment.measured, axis=0), SMALLEST_SCALE),  # type: ignore[arg-type]
-        strength=arms * np.asarray(params.max_isometric_force)[driven],  # type: ignore[arg-type]
-        effort_weight=np.asarray(effort_weight),  # type: ignore[arg-type]
-        last_start=np.asarray((len(segment.time) - 1) // 2 if random_start else 0, np.int32),  # type: ignore[arg-type]
-        command_scale=np.maximum(segment.replay.excitations[:, given].max(axis=0), 1.0),  # type: ignore[arg-type]
-        lowest_action=np.asarray(-1.0 if symmetric_action else 0.0),  # type: ignore[arg-type]
+        **leaves,
     )
     return as_numpy(task)
 
 
+@builds("MomentTracking")
 def make_moment_tracking(
-    trial: str | os.PathLike[str] | None = None,
-    subject: str | os.PathLike[str] | None = None,
-    posterior: bool | str | os.PathLike[str] = False,
-    condition: Sequence[Mapping[str, Any] | str] | None = None,
-    actuated: Sequence[str] | None = None,
-    sources: Mapping[str, str] | str | None = None,
-    synergies: Literal["recorded", "action"] = "recorded",
-    coordinates: Sequence[str] | None = None,
-    start: float | None = None,
-    stop: float | None = None,
-    random_start: bool = False,
-    effort_weight: float = EFFORT_WEIGHT,
-    symmetric_action: bool = False,
+    replay: RecordingOptions = RecordingOptions(),
+    person: PersonOptions = PersonOptions(),
+    tracking: TrackingOptions = TrackingOptions(),
+    sources: SourceOptions = SourceOptions(),
+    muscles: MuscleOptions = MuscleOptions(effort_weight=EFFORT_WEIGHT),
 ) -> MomentTracking:
-    """Track measured joint moments by exciting the muscles that were not recorded.
-
-    Args:
-        trial: path of a trial, or name of a shipped demo trial; by default the first of those.
-        subject: path of a subject file; by default the shipped demo subject.
-        posterior: True, or a path, to draw a person of the calibration's posterior at every reset.
-        condition: what ails the person, for example ``[{"name": "electrode_loss", "channels": ["soleus"]}]``.
-        actuated: muscles that the action drives; by default all that neither channels nor synergies drive.
-        sources: instead of ``actuated``, to take muscles from their channels: muscle -> "recorded", "synergy", "policy"
-            or "passive", or one of them for all; muscles not named keep what the subject has.
-        synergies: "recorded": commands of the subject's synergies are found from the recorded EMG; "action": the
-            action gives them.
-        coordinates: joints whose moments are tracked; by default the measured ones that the subject has.
-        start: s, first sample of the episode; by default the recording's first.
-        stop: s, last sample of the episode; by default the recording's last.
-        random_start: start anywhere in the first half of the recording.
-        effort_weight: of the mean squared excitation in the reward.
-        symmetric_action: actions from -1 to 1 instead of from 0 to 1.
-
-    Raises:
-        InputError: a file, name or option cannot be used, or nothing is actuated.
-    """
-    person, people = load_person(subject, "demo_arm", posterior)
-    task = make_task(
-        person,
-        load_trial(resolve_trial(trial)),
+    """Track measured joint moments by exciting the muscles that were not recorded."""
+    if not (replay.trial is None or isinstance(replay.trial, (str, os.PathLike))):
+        raise InputError(f"trial is {replay.trial!r}; this task replays one recording: give its path or name")
+    subject, people = load_person(person)
+    task = moment_tracking_task(
+        subject,
+        load_trial(resolve_trial(replay.trial)),
         people=people,
-        condition=condition,
-        actuated=actuated,
+        condition=person.condition,
         sources=sources,
-        synergies=synergies,
-        coordinates=coordinates,
-        start=start,
-        stop=stop,
-        random_start=random_start,
-        effort_weight=effort_weight,
-        symmetric_action=symmetric_action,
+        tracking=tracking,
+        window=replay,
+        muscles=muscles,
     )
     if not task.action_names:
         raise InputError(
             "no muscle is actuated, and an environment needs an action: name at least one muscle without a channel in "
             f"actuated (there are {listed(m for m, drive in task.drive.items() if drive == 'passive')}), let the "
             "action command a subject's synergies (synergies='action'), or use "
-            "nms_gym.envs.moment_tracking.make_task, which allows none"
+            "nms_gym.envs.moment_tracking.moment_tracking_task, which allows none"
         )
     return task
 
 
-def with_params(task: MomentTracking, params: NmsParams) -> MomentTracking:
-    """The same task for a subject with other parameters (those of the subject's own channels)."""
-    return replace(task, params=with_action_params(params, len(task.actuated)))
+def with_params(task: MomentTracking, model: NmsModel, params: NmsParams) -> MomentTracking:
+    """The same task for a person with other parameters, which are those of ``model``, a subject's."""
+    return replace(task, params=params_for(task.model, model, params))

@@ -1,4 +1,4 @@
-"""Who is in the loop: a saved person, perhaps drawn from a posterior, with what drives each muscle and what ails them.
+"""Who is in the loop: a saved person, perhaps drawn from a posterior, and the limb of theirs that a task moves.
 
 Everything here happens once, when a task is built, with NumPy and names; what comes out is a ``Limb``.
 """
@@ -6,9 +6,9 @@ Everything here happens once, when a task is built, with NumPy and names; what c
 from __future__ import annotations
 
 import functools
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,61 +18,94 @@ import numpy as np
 from nms_gym._assets import asset_path
 from nms_gym._pytree import replace
 from nms_gym.conditions import conditions_from_spec
-from nms_gym.envs.limb import Limb, Look, pack_params
-from nms_gym.envs.task import as_numpy, checked_number
+from nms_gym.envs.limb import Appearance, Limb, pack_params
+from nms_gym.envs.options import Options, TimeOptions, option
+from nms_gym.envs.sources import (
+    ACTION_PREFIX,
+    SourceOptions,
+    chosen_sources,
+    driven_model,
+    params_for,
+    sources_in_words,
+)
+from nms_gym.envs.task import as_numpy
 from nms_gym.errors import InputError, listed, near
 from nms_gym.files.model_file import read_model_file
 from nms_gym.files.posterior import load_people
 from nms_gym.files.subject import Subject, load_subject, resolve_subject
-from nms_gym.model.parameters import KINDS, NEUTRAL_CHANNEL, PARAMETER_KINDS, NmsParams, make_params
+from nms_gym.model.parameters import NmsParams, make_params
 from nms_gym.model.rollout import require_body
 from nms_gym.model.structure import NmsModel, Settings
-from nms_gym.muscle.geometry import select_paths
-from nms_gym.recording.storage import require_unique
+from nms_gym.muscle.geometry import lengths_and_moment_arms, select_paths
 from nms_gym.skeleton.passive import PassiveMoments, make_passive
 from nms_gym.skeleton.skeleton import make_skeleton
-
-SOURCES = ("recorded", "synergy", "policy", "passive")
-ACTION_PREFIX = "action:"
-"""Channels that the policy drives are named ``action:<muscle>``."""
 
 # N·m/rad and N·m·s/rad of joint limits. Twice the default of ``make_passive``: here a policy may throw the limb into
 # them with every muscle it has, and the step is implicit in them.
 LIMIT_STIFFNESS = 600.0
 LIMIT_DAMPING = 3.0
 
+Conditions = Sequence[Mapping[str, Any] | str]
 
-def load_person(
-    subject: str | os.PathLike[str] | None, default: str | None = None, posterior: bool | str | os.PathLike[str] = False
-) -> tuple[Subject, NmsParams | None]:
+
+@dataclass(frozen=True, kw_only=True)
+class PersonOptions(Options):
+    """Who it is, and what impairs them."""
+
+    subject: str | os.PathLike[str] = option(
+        "demo_arm",
+        "path of a subject file whose model has the joints that the task is about, or a shipped person: "
+        '"demo_arm" (synthetic) or "right_leg" (a published model)',
+    )
+    posterior: bool | str | os.PathLike[str] = option(
+        False,
+        "True (the ``posterior.npz`` beside the subject file) or the path of such a file, to draw a person of the "
+        "calibration's posterior at every reset",
+    )
+    condition: Conditions | None = option(
+        None, 'what impairs the person, for example ``[{"name": "weakness", "severity": 0.3}]``'
+    )
+    tendon: str | None = option(None, '"rigid" or "elastic" instead of the subject\'s')
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImpairedPersonOptions(PersonOptions):
+    """Somebody who needs help."""
+
+    condition: Conditions | None = option(
+        None,
+        "what impairs the person; by default paresis (half of the drive is lost), 40 ms of additional delay and "
+        "co-contraction of antagonists with a fifth of the drive; [] is a healthy person",
+    )
+
+
+def load_person(options: PersonOptions) -> tuple[Subject, NmsParams | None]:
     """A subject and, if asked for, the people that fit their data about as well.
-
-    Args:
-        subject: path of a subject file, or name of a shipped person.
-        default: used where ``subject`` is None.
-        posterior: True for the ``posterior.npz`` beside the subject file, or the path of such a file.
 
     Raises:
         InputError: a file is missing, or its people are not of this subject.
     """
-    asked = default if subject is None else subject
-    if asked is not None and not isinstance(asked, (str, os.PathLike)):
+    asked, posterior = options.subject, options.posterior
+    if not isinstance(asked, (str, os.PathLike)):
         raise InputError(f"subject is {asked!r}; give the path of a subject file, or leave it out")
-    if asked == "right_leg":
-        if posterior:
+    shipped = asked == "right_leg"
+    path = resolve_subject(None if asked == "demo_arm" else asked) if not shipped else Path()
+    person = right_leg() if shipped else load_subject(path)
+    people = None
+    if posterior is not False:
+        if shipped:
             raise InputError("the shipped right leg was not calibrated, so it has no posterior; use posterior=False")
-        return right_leg(), None
-    path = resolve_subject(None if asked == "demo_arm" else asked)
-    person = load_subject(path)
-    if posterior is False or posterior is None:
-        return person, None
-    file = path.parent / "posterior.npz" if posterior is True else Path(posterior)
-    if not file.is_file():
-        raise InputError(
-            f"no posterior file {str(file)!r}; nms-gym calibrate writes posterior.npz beside subject.json (unless "
-            "--posterior 0), or give its path"
-        )
-    return person, load_people(file, person.model)
+        file = path.parent / "posterior.npz" if posterior is True else Path(posterior)
+        if not file.is_file():
+            raise InputError(
+                f"no posterior file {str(file)!r}; nms-gym calibrate writes posterior.npz beside subject.json (unless "
+                "--posterior 0), or give its path"
+            )
+        people = load_people(file, person.model)
+    if options.tendon is not None:
+        settings: Any = replace(person.model.settings, tendon=options.tendon)
+        person = replace(person, model=replace(person.model, settings=settings))
+    return person, people
 
 
 # Surface electrodes that a gait laboratory puts on a leg, and what they record.
@@ -93,16 +126,50 @@ def right_leg() -> Subject:
     """The shipped right leg as a person: the published model's parameters, eight EMG channels, not calibrated."""
     file = read_model_file(asset_path("right_leg/model.json"))
     channels = tuple(LEG_CHANNELS)
+    weights: Any = np.array([[float(m in LEG_CHANNELS[c]) for c in channels] for m in file.muscles])
     model = NmsModel(
         muscles=file.muscles,
         coordinates=file.coordinates,
         channels=channels,
         settings=Settings(integrator="backward_euler", activation="first_order"),
-        channel_weights=np.array([[float(m in LEG_CHANNELS[c]) for c in channels] for m in file.muscles]),  # type: ignore[arg-type]
+        channel_weights=weights,
         paths=file.paths,
     )
     params = make_params(model, file.parameters)
     return Subject("right_leg", model, params, skeleton=file.skeleton, muscle_points=file.muscle_points)
+
+
+def typical_impairment(model: NmsModel) -> list[dict[str, Any]]:
+    """What impairs the people whom devices help by default: half of the drive is lost, 40 ms more delay, and
+    antagonists contract with a fifth of the drive. A choice of this package, not of a patient.
+
+    Agonists and antagonists are told apart by the sign of their moment arm about the first joint, in its middle.
+    """
+    assert model.paths is not None
+    assert model.skeleton is not None
+    with jax.enable_x64(True):
+        middle = np.asarray(model.paths.domain, float).mean(axis=1)
+        arms = np.asarray(lengths_and_moment_arms(model.paths, middle)[1])
+    row = arms[model.coordinates.index(model.skeleton.coordinates[0])]
+    groups = [[m for m, r in zip(model.muscles, row, strict=True) if sign * r > 0] for sign in (1, -1)]
+    found: list[dict[str, Any]] = [
+        {"name": "paresis", "severity": 0.5},
+        {"name": "electromechanical_delay", "increase": 0.04},
+    ]
+    return [*found, {"name": "cocontraction", "severity": 0.2, "groups": [groups]}] if all(groups) else found
+
+
+def load_limb(
+    person: PersonOptions,
+    coordinates: Sequence[str],
+    *,
+    condition: Conditions | Callable[[NmsModel], Conditions] | None = None,
+    **options: Any,
+) -> Limb:
+    """``make_limb`` of a person; ``condition`` is what impairs them where ``person`` does not say."""
+    subject, people = load_person(person)
+    asked = condition if person.condition is None else person.condition
+    return make_limb(subject, coordinates, people=people, condition=asked, **options)
 
 
 def make_limb(
@@ -110,228 +177,104 @@ def make_limb(
     coordinates: Sequence[str],
     *,
     people: NmsParams | None = None,
-    locked: Mapping[str, float] | None = None,
+    held: Mapping[str, float] | None = None,
     prescribed: Sequence[str] = (),
-    muscles: Sequence[str] | None = None,
-    sources: Mapping[str, str] | str | None = None,
-    otherwise: str = "policy",
-    synergies: str = "recorded",
-    condition: Sequence[Mapping[str, Any] | str] | Callable[[NmsModel], Any] | None = None,
-    tendon: str | None = None,
-    dt: float = 0.01,
-    frame_skip: int = 1,
+    sources: SourceOptions = SourceOptions(),
+    default_source: str = "policy",
+    condition: Conditions | Callable[[NmsModel], Conditions] | None = None,
+    time: TimeOptions = TimeOptions(),
 ) -> Limb:
-    """The limb that some coordinates move.
+    """The limb that some coordinates move, with all muscles that span one of them.
 
     Args:
         subject: with muscle paths and a skeleton.
         coordinates: D that are free to move.
         people: parameters ``(N, ...)`` of those whom a reset draws from; None for the subject alone.
-        locked: rad, where other coordinates stand; the others are at their default.
+        held: rad, where other coordinates stand; the others are at their default.
         prescribed: coordinates whose motion will be given.
-        muscles: by default all that span a free coordinate.
-        sources: what drives which muscle, by name or for all: "recorded", "synergy", "policy" or "passive".
-        otherwise: for muscles that ``sources`` does not name: "policy", or "recorded" for the subject's own channels
-            and synergies where there are any (the other muscles are passive then).
-        synergies: who gives synergy commands, "recorded" or "action".
-        condition: what ails the person, as ``conditions_from_spec`` takes it, or a function of the model that says so.
-        tendon: "rigid" or "elastic" instead of the subject's.
-        dt: s, of a physical step; 0.001 to 0.02.
-        frame_skip: physical steps per control step.
+        sources: what drives which muscle.
+        default_source: of muscles that ``sources`` does not name: one of ``SOURCES``, or "own" for the subject's own
+            channels and synergies where there are any (the other muscles are passive then).
+        condition: what impairs the person, as ``conditions_from_spec`` takes it, or a function of the model that says
+            so.
+        time: physical and control steps.
 
     Raises:
-        InputError: no skeleton or paths, an unknown name, or an option that cannot be.
+        InputError: no skeleton or paths, or an unknown name.
     """
-    checked_number(dt, "dt", 1e-3, 0.02, "s")
-    if isinstance(frame_skip, bool) or not isinstance(frame_skip, int) or not 1 <= frame_skip <= 100:
-        raise InputError(f"frame_skip is {frame_skip!r}; use a whole number from 1 to 100")
-    if synergies not in ("recorded", "action"):
-        raise InputError(f"synergies is {synergies!r}; use 'recorded' or 'action'")
-    for name, value in (locked or {}).items():
-        checked_number(value, f"the angle of {name!r}", -2 * math.pi, 2 * math.pi, "rad")
+    held = held or {}
     where = f"subject {subject.name!r}"
-    if subject.skeleton is None or subject.model.paths is None:
-        missing = "skeleton" if subject.model.paths is not None else "muscle paths"
+    paths, skeleton = subject.model.paths, subject.skeleton
+    if skeleton is None or paths is None:
+        missing = "skeleton" if paths is not None else "muscle paths"
         raise InputError(
             f"{where} has no {missing}, so nothing can move; calibrate with a model that has both (an .osim file after "
             "nms-gym fit-paths, or asset:arm, asset:right_leg)"
         )
-    known = [c.name for c in subject.skeleton.coordinates]
-    for name in (*coordinates, *prescribed, *(locked or {})):
+    known = [c.name for c in skeleton.coordinates]
+    for name in (*coordinates, *prescribed, *held):
         if name not in known:
             raise InputError(
                 f"{where} has no coordinate {name!r}, which this task moves or holds; {near(name, known)}. Choose a "
                 "subject with that joint"
             )
-    kept = [c for c in subject.model.paths.coordinates if c in (*coordinates, *prescribed)]
-    held = {
-        c.name: float((locked or {}).get(c.name, c.default))
-        for c in subject.skeleton.coordinates
+    kept = [c for c in paths.coordinates if c in (*coordinates, *prescribed)]
+    still = {
+        c.name: float(held.get(c.name, c.default))
+        for c in skeleton.coordinates
         if c.name not in kept and c.coupled_to is None
     }
-    spanned = [m for m in subject.model.muscles if set(subject.model.paths.span(m)) & set(coordinates)]
-    if muscles is not None:
-        require_unique(muscles, "muscles", "muscles")
-        for name in muscles:
-            if name not in spanned:
-                raise InputError(
-                    f"muscles names {name!r}, which does not move {listed(coordinates)}; {near(name, spanned)}"
-                )
-        spanned = [m for m in spanned if m in muscles]
-    if not spanned:
+    muscles = [m for m in subject.model.muscles if set(paths.span(m)) & set(coordinates)]
+    if not muscles:
         raise InputError(f"{where}: no muscle spans {listed(coordinates)}")
-    model, pick = _arranged(
-        subject.model, spanned, kept, held, _sources(subject.model, spanned, sources, otherwise), synergies
-    )
-    if tendon is not None:
-        model = replace(model, settings=replace(model.settings, tendon=tendon))
-    model = replace(model, skeleton=make_skeleton(subject.skeleton, coordinates, prescribed=prescribed, locked=held))
+    chosen = chosen_sources(subject.model, muscles, sources.sources, default_source)
+    model = driven_model(_of_muscles(subject.model, muscles, kept, still), chosen, sources.synergies)
+    model = replace(model, skeleton=make_skeleton(skeleton, coordinates, prescribed=prescribed, locked=still))
     require_body(model)
 
-    spec = condition(model) if callable(condition) else condition
-    conditions = conditions_from_spec(spec, model)
+    conditions = conditions_from_spec(condition(model) if callable(condition) else condition, model)
     everyone = [subject.params] if people is None else each_of(people)
-    prepared = [conditions.prepare(model, pick(one)) for one in everyone]
+    prepared = [conditions.prepare(model, params_for(model, subject.model, one)) for one in everyone]
     model, params = prepared[0]
     delays = np.max([np.max(np.asarray(p.electromechanical_delay), initial=0.0) for _, p in prepared])
-    immediate = bool(delays < 1e-9)
     settings = replace(model.settings, max_delay=max(float(delays), 1e-6))
     names = model.channels
-    commanded = model.commands if synergies == "action" else ()
-    recorded = tuple(c for c in names if not c.startswith(ACTION_PREFIX) and c not in commanded)
-    passive = make_passive(subject.skeleton, coordinates, stiffness=LIMIT_STIFFNESS, limit_damping=LIMIT_DAMPING)
+    commanded = model.commands if sources.synergies == "action" else ()
+    passive = make_passive(skeleton, coordinates, stiffness=LIMIT_STIFFNESS, limit_damping=LIMIT_DAMPING)
+    packed: Any = None if people is None else pack_params(stacked_params([p for _, p in prepared]))
     return Limb(
         model=replace(model, settings=settings),
         params=params,
-        people=None if people is None else pack_params(stacked_params([p for _, p in prepared])),  # type: ignore[arg-type]
+        people=packed,
         passive=_within_paths(passive, model),
         condition=as_numpy(conditions),
-        look=Look(subject.skeleton, held, subject.muscle_points),
-        recorded=recorded,
+        appearance=Appearance(skeleton, still, subject.muscle_points),
+        recorded=tuple(c for c in names if not c.startswith(ACTION_PREFIX) and c not in commanded),
         commanded=commanded,
         actuated=tuple(c.removeprefix(ACTION_PREFIX) for c in names if c.startswith(ACTION_PREFIX)),
-        sources=tuple(drive_of(model, synergies).items()),
-        dt=float(dt),
-        frame_skip=frame_skip,
-        immediate=immediate,
+        sources=tuple(sources_in_words(model, sources.synergies).items()),
+        dt=float(time.dt),
+        frame_skip=time.frame_skip,
+        undelayed=bool(delays < 1e-9),
     )
 
 
-def with_sources(
-    subject: Subject, people: NmsParams | None, sources: Mapping[str, str] | str
-) -> tuple[Subject, NmsParams | None, tuple[str, ...]]:
-    """The subject, and the people, with only the channels that ``sources`` leaves to muscles; and the muscles that it
-    gives to the policy, which nothing else drives now.
-
-    Raises:
-        InputError: an unknown muscle or source, or a source that a muscle does not have.
-    """
-    model = subject.model
-    asked = _sources(model, model.muscles, sources, "recorded")
-    quiet = {muscle: "passive" if source == "policy" else source for muscle, source in asked.items()}
-    arranged, pick = _arranged(model, model.muscles, model.coordinates, {}, quiet, "recorded")
-    if people is not None:
-        people = stacked_params([pick(one) for one in each_of(people)])
-    arranged = replace(arranged, skeleton=model.skeleton)
-    subject = replace(subject, model=arranged, params=pick(subject.params))
-    return subject, people, tuple(m for m in model.muscles if asked[m] == "policy")
-
-
-def drive_of(model: NmsModel, synergies: str) -> dict[str, str]:
-    """What drives each muscle: ``"recorded: <channels>"``, ``"synergy: <commands>"``, both joined by ``" + "``,
-    ``"action"``, ``"action by synergy: <commands>"`` or ``"passive"``."""
-    found = {}
-    for muscle in model.muscles:
-        names = model.sources(muscle)
-        commands = [c for c in names if c in model.commands]
-        actions = [c for c in names if c.startswith(ACTION_PREFIX)]
-        recorded = [c for c in names if c not in commands and c not in actions]
-        parts = [f"recorded: {', '.join(recorded)}"] if recorded else ["action"] if actions else []
-        if commands:
-            parts.append(f"{'action by synergy' if synergies == 'action' else 'synergy'}: {', '.join(commands)}")
-        found[muscle] = " + ".join(parts) or "passive"
-    return found
-
-
-def _sources(
-    model: NmsModel, muscles: Sequence[str], asked: Mapping[str, str] | str | None, otherwise: str
-) -> dict[str, str]:
-    """What drives each muscle: one of ``SOURCES``, or "own" for all channels and synergies that the subject has."""
-    if asked is not None and not isinstance(asked, (str, Mapping)):
-        raise InputError(
-            f"sources is {asked!r}; give a mapping such as {{'soleus_r': 'recorded'}}, or one word for all"
-        )
-    by_name = dict.fromkeys(muscles, asked) if isinstance(asked, str) else dict(asked or {})
-    for muscle, source in by_name.items():
-        if muscle not in muscles:
-            raise InputError(f"sources names {muscle!r}, which this task has not; {near(muscle, muscles)}")
-        if source not in SOURCES:
-            raise InputError(f"sources: {muscle!r} is driven by {source!r}; use one of {listed(SOURCES)}")
-        have = {"recorded": model.recorded_muscles, "synergy": model.synergy_muscles}.get(source, (muscle,))
-        if muscle not in have and not isinstance(asked, str):
-            raise InputError(f"sources: {muscle!r} has no {source} channel in this subject; {listed(have, 50)} have")
-    fallback = "own" if otherwise == "recorded" else otherwise
-    return {muscle: by_name.get(muscle, fallback) for muscle in muscles}
-
-
-def _arranged(
-    model: NmsModel,
-    muscles: Sequence[str],
-    coordinates: Sequence[str],
-    held: Mapping[str, float],
-    sources: Mapping[str, str],
-    synergies: str,
-) -> tuple[NmsModel, Any]:
-    """The model of some muscles and coordinates with the channels that the sources ask for, and a function that
-    brings the subject's parameters into its order."""
-    rows = [model.muscles.index(m) for m in muscles]
-    weights = np.asarray(model.channel_weights, float)[rows]
-    for row, muscle in zip(weights, muscles, strict=True):
-        if sources[muscle] not in ("recorded", "own"):
-            row[:] = 0.0
-    pairs = [i for i, (m, _) in enumerate(model.synergy_pairs) if sources.get(m) in ("synergy", "own")]
-    basis = model.synergies if pairs else None
-    commands = () if basis is None else basis.command_names
-    needed = set(basis.channels) if basis is not None and synergies == "recorded" else set()
-    columns = [
-        i
-        for i, c in enumerate(model.channels)
-        if c in commands or (c not in model.commands and (c in needed or bool(np.any(weights[:, i]))))
-    ]
-    driven = [i for i, m in enumerate(muscles) if sources[m] == "policy"]
-    actions = np.zeros((len(muscles), len(driven)))
-    actions[driven, np.arange(len(driven))] = 1.0
-    # Recorded channels, then commands, then the policy's: commands that the policy gives sit beside its own.
-    columns.sort(key=lambda i: model.channels[i] in commands)
-    kept = tuple(model.channels[i] for i in columns)
-    paths = model.paths
-    if paths is not None:
-        spanned = {m: held.get(m, 0.0) for m in paths.coordinates if m not in coordinates}
-        paths = select_paths(paths, muscles, coordinates, spanned)
-    arranged = NmsModel(
+def _of_muscles(
+    model: NmsModel, muscles: Sequence[str], coordinates: Sequence[str], held: Mapping[str, float]
+) -> NmsModel:
+    """The model of some muscles over some coordinates, the others held."""
+    assert model.paths is not None
+    still = {name: held.get(name, 0.0) for name in model.paths.coordinates if name not in coordinates}
+    weights: Any = np.asarray(model.channel_weights, float)[[model.muscles.index(m) for m in muscles]]
+    return replace(
+        model,
         muscles=tuple(muscles),
         coordinates=tuple(coordinates),
-        channels=(*kept, *(ACTION_PREFIX + muscles[i] for i in driven)),
-        settings=model.settings,
-        channel_weights=np.concatenate([weights[:, columns], actions], axis=1),  # type: ignore[arg-type]
-        paths=paths,
+        channel_weights=weights,
+        paths=select_paths(model.paths, muscles, coordinates, still),
         rigid_tendons=tuple(m for m in model.rigid_tendons if m in muscles),
-        synergies=basis,
-        synergy_pairs=tuple(model.synergy_pairs[i] for i in pairs),
+        synergy_pairs=tuple((m, c) for m, c in model.synergy_pairs if m in muscles),
     )
-
-    def pick(params: NmsParams) -> NmsParams:
-        leaves = {}
-        for kind in PARAMETER_KINDS:
-            leaf = np.asarray(getattr(params, kind), float)
-            if KINDS[kind].axis == "channel":
-                leaf = np.concatenate([leaf[columns], np.full(len(driven), NEUTRAL_CHANNEL[kind])])
-            else:
-                leaf = leaf[pairs] if KINDS[kind].axis == "synergy_pair" else leaf[rows]
-            leaves[kind] = leaf
-        return NmsParams(**leaves)
-
-    return arranged, pick
 
 
 def _within_paths(passive: PassiveMoments, model: NmsModel) -> PassiveMoments:

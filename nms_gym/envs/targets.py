@@ -1,9 +1,9 @@
-"""Targets that are drawn at random: an angle that moves as a sum of sinusoids."""
+"""Targets to follow: what a target is, and one that is drawn at random, an angle that moves as a sum of sinusoids."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,22 @@ from jax import Array
 
 from nms_gym._pytree import pytree
 from nms_gym.envs.task import uniform
+
+
+class Target(Protocol):
+    """What ``Follow`` follows; a pytree. A recorded motion is another one (``nms_gym.envs.recordings``)."""
+
+    def draw(self, key: Array, trial: Array) -> Any:
+        """The target of an episode, of which ``trial`` (int32) is the recording."""
+        ...
+
+    def at(self, drawn: Any, sample: Array, dt: float) -> tuple[Array, Array]:
+        """Angles and speeds ``(D,)`` at a physical sample of ``dt`` s."""
+        ...
+
+    def over(self, drawn: Any, sample: Array) -> Array | bool:
+        """Whether the target has ended before a sample."""
+        ...
 
 
 @pytree
@@ -27,7 +43,7 @@ class Wave:
     phase: Array
     """(D, W) rad"""
 
-    def at(self, time: Array) -> tuple[Array, Array]:
+    def at_time(self, time: Array) -> tuple[Array, Array]:
         """Angle and speed ``(D,)`` at ``time`` (s)."""
         omega = 2.0 * math.pi * self.frequency
         angle = omega * time + self.phase
@@ -42,12 +58,20 @@ class Waves:
     lowest: Wave
     highest: Wave
 
-    def draw(self, key: Array) -> Wave:
-        """One of them."""
+    def draw(self, key: Array, trial: Array) -> Wave:
+        """One of them, whatever the recording."""
         keys = jax.random.split(key, 4)
         low, structure = jax.tree.flatten(self.lowest)
         high = jax.tree.leaves(self.highest)
         return jax.tree.unflatten(structure, [uniform(*each) for each in zip(keys, low, high, strict=True)])
+
+    def at(self, drawn: Wave, sample: Array, dt: float) -> tuple[Array, Array]:
+        """Angle and speed ``(D,)`` at a physical sample."""
+        return drawn.at_time(sample * dt)
+
+    def over(self, drawn: Wave, sample: Array) -> bool:
+        """Never."""
+        return False
 
 
 def make_waves(
@@ -63,7 +87,7 @@ def make_waves(
             return np.array([[pair[i] for pair in pairs]])
 
         return Wave(
-            np.radians([center[i]]),  # type: ignore[arg-type]
+            np.radians(row([center])[0]),
             np.radians(row(amplitudes)),
             row(frequencies),
             np.radians(row(phases)),

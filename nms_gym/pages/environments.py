@@ -133,17 +133,8 @@ def _picture(path: Path, name: str) -> Path:
 
 
 def _options(build: Any) -> list[str]:
-    """The builder's arguments, from its signature and docstring."""
     rows = ["## Options of `gymnasium.make`", "", "| option | default | meaning |", "|---|---|---|"]
-    text, meanings, current = inspect.getdoc(build) or "", {}, ""
-    for line in text.split("Args:\n")[1].split("\nRaises:")[0].splitlines():
-        if line.startswith("    ") and not line.startswith("     ") and ": " in line:
-            current, _, meaning = line.strip().partition(": ")
-            meanings[current] = meaning
-        elif line.strip():
-            meanings[current] += " " + line.strip()
-    for option, parameter in inspect.signature(build).parameters.items():
-        rows.append(f"| `{option}` | `{parameter.default!r}` | {_plain(meanings[option])} |")
+    rows += [f"| `{name}` | `{o.default!r}` | {_plain(o.meaning)}. |" for name, o in build.options.items()]
     rows.append('| `precision` | `"float32"` | or "float64", of the computation. |')
     rows.append('| `render_mode` | `None` | or "rgb_array". |')
     return rows

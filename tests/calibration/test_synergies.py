@@ -16,7 +16,8 @@ from calibration.problem import DEFAULT_FREE, Free, Penalties, Problem, make_lay
 from calibration.residuals import make_data, make_objective
 from nms_gym._assets import asset_path
 from nms_gym.envs.gymnasium_env import NmsEnv
-from nms_gym.envs.moment_tracking import make_task
+from nms_gym.envs.moment_tracking import moment_tracking_task
+from nms_gym.envs.sources import SourceOptions
 from nms_gym.envs.task import play_actions
 from nms_gym.errors import InputError
 from nms_gym.excitation import activation as act
@@ -474,12 +475,12 @@ def test_environment_reproduces_the_prediction(subject):
     expected = np.asarray(jax.jit(predict_moments)(subject.model, subject.params, segment.replay).moments)
     steps = len(trial.time)
 
-    replayed = make_task(subject, trial)
+    replayed = moment_tracking_task(subject, trial)
     assert replayed.action_names == ()
     _, info = jax.jit(play_actions)(replayed, jnp.zeros((steps, 0)))
     np.testing.assert_allclose(info["moments"], expected, rtol=0, atol=1e-9)
 
-    task = make_task(subject, trial, synergies="action")
+    task = moment_tracking_task(subject, trial, sources=SourceOptions(synergies="action"))
     assert task.action_names == ("synergy_1", "synergy_2")
     assert task.drive["BRA"] == "action by synergy: synergy_1, synergy_2"
     assert task.drive["BIClong"] == "recorded: BIC + action by synergy: synergy_1, synergy_2"
@@ -491,7 +492,7 @@ def test_environment_reproduces_the_prediction(subject):
 
 
 def test_gradient_of_the_return_with_respect_to_commands(subject):
-    task = make_task(subject, recording(3), synergies="action")
+    task = moment_tracking_task(subject, recording(3), sources=SourceOptions(synergies="action"))
     actions = jnp.asarray(np.random.default_rng(0).uniform(0.2, 0.8, (30, 2)))
     direction = jnp.asarray(np.random.default_rng(1).standard_normal((30, 2)))
 
@@ -517,6 +518,6 @@ def test_gymnasium_environment_says_who_drives_what(tmp_path, subject):
     with pytest.raises(InputError, match=r"synergies='action'"):
         NmsEnv(**files)
     with pytest.raises(InputError, match="has no synergies that the action could command"):
-        NmsEnv(synergies="action")
+        NmsEnv(sources=SourceOptions(synergies="action"))
     with pytest.raises(InputError, match="synergies is 'both'"):
         NmsEnv(**files, synergies="both")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nms_gym.envs import make_task
-from nms_gym.envs.device import make_actuator, make_stimulator
+from nms_gym.envs.device import MotorOptions, StimulationOptions, make_actuator, make_stimulator
 from nms_gym.envs.task import as_dtype, play_actions
 from nms_gym.errors import InputError
 from nms_gym.excitation import activation as act
@@ -18,7 +18,7 @@ from nms_gym.excitation import activation as act
 QUICK = {"xla_backend_optimization_level": 0}
 DT = 0.002
 MOTOR = {"max_torque": 8.0, "max_power": 60.0, "bandwidth": 8.0, "delay": 0.01}
-PULSES = {"threshold": 100e-6, "saturation": 300e-6, "max_width": 400e-6, "current": 0.04, "rate": 30.0}
+PULSES = {"threshold": 100e-6, "saturation": 300e-6, "max_width": 400e-6, "current": 0.04, "pulse_rate": 30.0}
 MUSCLES = ("BIClong", "BRA", "TRIlong")
 
 
@@ -26,7 +26,7 @@ MUSCLES = ("BIClong", "BRA", "TRIlong")
 
 
 def motor(dt=DT, joints=1, **changes):
-    return jax.tree.map(jnp.asarray, make_actuator(joints, dt=dt, **{**MOTOR, **changes}))
+    return jax.tree.map(jnp.asarray, make_actuator(joints, MotorOptions(**{**MOTOR, **changes}), dt))
 
 
 @jax.jit
@@ -139,7 +139,9 @@ def test_derivatives_of_the_actuator():
 
 def stimulator(electrodes=None, **changes):
     fields = electrodes or {"biceps": {"BIClong": 1.0, "BRA": 0.3}, "triceps": {"TRIlong": 1.0}}
-    return jax.tree.map(jnp.asarray, make_stimulator(MUSCLES, fields, **{**PULSES, **changes}))
+    return jax.tree.map(
+        jnp.asarray, make_stimulator(MUSCLES, StimulationOptions(electrodes=fields, **{**PULSES, **changes}))
+    )
 
 
 def recruited(widths, electrodes=None):
@@ -243,7 +245,7 @@ def test_without_fatigue_stimulation_is_the_recruitment():
     task = as_dtype(make_task("FesElbow-v0", fatigue_rate=0), jnp.float64)
     actions = jnp.asarray(np.random.default_rng(0).uniform(0, 1, (60, 2)))
     _, info = jax.jit(play_actions, compiler_options=QUICK)(task, actions)
-    expected = act.saturate(jax.vmap(task.stimulator.recruited)(actions))
+    expected = act.saturate(jax.vmap(task.actuation.stimulator.recruited)(actions))
     np.testing.assert_allclose(info["excitation"], expected, rtol=0, atol=1e-12)
     drive = task.drive
     assert {drive[m] for m in ("BIClong", "BRA", "TRIlat")} == {"stimulation"}
@@ -280,9 +282,9 @@ BAD_MOTORS = {
 def test_impossible_motors(option):
     value, message = BAD_MOTORS[option]
     with pytest.raises(InputError, match=message):
-        make_actuator(1, dt=DT, **{**MOTOR, option: value})
+        MotorOptions(**{**MOTOR, option: value})
     with pytest.raises(InputError, match=f"{option} is nan"):
-        make_actuator(1, dt=DT, **{**MOTOR, option: float("nan")})
+        MotorOptions(**{**MOTOR, option: float("nan")})
 
 
 BAD_FIELDS = {
@@ -298,7 +300,7 @@ BAD_FIELDS = {
 def test_impossible_electrodes(case):
     fields, message = BAD_FIELDS[case]
     with pytest.raises(InputError, match=message):
-        make_stimulator(MUSCLES, fields, **PULSES)
+        make_stimulator(MUSCLES, StimulationOptions(electrodes=fields, **PULSES))
 
 
 @pytest.mark.parametrize(
@@ -309,14 +311,14 @@ def test_impossible_electrodes(case):
         {"saturation": 500e-6},
         {"max_width": 0.02},
         {"current": 1.0},
-        {"rate": 0.0},
+        {"pulse_rate": 0.0},
         {"threshold": float("nan")},
     ],
     ids=str,
 )
 def test_impossible_pulses(changes):
-    with pytest.raises(InputError, match=r"pulse widths|current is|pulse_rate is"):
-        make_stimulator(MUSCLES, {"biceps": {"BIClong": 1.0}}, **{**PULSES, **changes})
+    with pytest.raises(InputError, match=rf"pulse widths|{next(iter(changes))} is"):
+        StimulationOptions(electrodes={"biceps": {"BIClong": 1.0}}, **{**PULSES, **changes})
 
 
 def test_the_actuator_is_plain_data():

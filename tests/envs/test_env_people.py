@@ -1,4 +1,4 @@
-"""Who is in the loop: people of a posterior, what ails them, what drives their muscles, and options that cannot be."""
+"""Who is in the loop: people of a posterior, impairments, what drives muscles, options that cannot be."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ def test_a_posterior_puts_different_people_in_the_loop(tmp_path, arm):
     assert named.limb.people_count == 3
 
 
-# --- what ails them -----------------------------------------------------------
+# --- what impairs them --------------------------------------------------------
 
-AILMENTS = {
+IMPAIRMENTS = {
     "weakness": {"severity": 0.5},
     "sarcopenia": {},
     "contracture": {"severity": 0.15, "muscles": list(BICEPS)},
@@ -110,31 +110,33 @@ def healthy():
     return task, jax.tree.map(np.asarray, play(task, jnp.zeros((60, 1))))
 
 
-def test_every_ailment_is_known():
-    assert AILMENTS.keys() == CONDITIONS.keys()
+def test_every_impairment_is_known():
+    assert IMPAIRMENTS.keys() == CONDITIONS.keys()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ailment", [name for name, options in AILMENTS.items() if options is not None])
-def test_every_ailment_changes_the_motion(ailment, healthy):
+@pytest.mark.parametrize("impairment", [name for name, options in IMPAIRMENTS.items() if options is not None])
+def test_every_impairment_changes_the_motion(impairment, healthy):
     _, (_, info) = healthy
-    ill = made("ElbowAssist-v0", **{**WHOLE, "condition": [{"name": ailment, **AILMENTS[ailment]}]}, seconds=0.6)
+    ill = made(
+        "ElbowAssist-v0", **{**WHOLE, "condition": [{"name": impairment, **IMPAIRMENTS[impairment]}]}, seconds=0.6
+    )
     other, changed = play(ill, jnp.zeros((60, 1)))
     assert np.isfinite(other).all()
     assert np.abs(changed["q"] - info["q"]).max() > 1e-6
-    if ailment == "paresis":
+    if impairment == "paresis":
         np.testing.assert_allclose(changed["excitation"][0], 0.5 * info["excitation"][0], rtol=1e-6)
         assert np.abs(changed["moments"][:5]).max() < np.abs(info["moments"][:5]).max()
-    if ailment == "electrode_loss":
+    if impairment == "electrode_loss":
         columns = [ill.muscles.index(m) for m in BICEPS]
         np.testing.assert_allclose(changed["excitation"][:, columns], 0.0, atol=1e-15)
         assert np.abs(info["excitation"][:, columns]).max() > 0.01
 
 
-@pytest.mark.parametrize("ailment", ["paresis", "cocontraction", "weakness"])
-def test_no_severity_is_health(ailment, healthy):
+@pytest.mark.parametrize("impairment", ["paresis", "cocontraction", "weakness"])
+def test_no_severity_is_health(impairment, healthy):
     _, (rewards, info) = healthy
-    spec = {"name": ailment, **AILMENTS[ailment], "severity": 0.0}
+    spec = {"name": impairment, **IMPAIRMENTS[impairment], "severity": 0.0}
     well, shown = play(made("ElbowAssist-v0", **{**WHOLE, "condition": [spec]}, seconds=0.6), jnp.zeros((60, 1)))
     np.testing.assert_array_equal(shown["excitation"], info["excitation"])
     np.testing.assert_allclose(well, rewards, rtol=1e-12)

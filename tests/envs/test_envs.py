@@ -18,9 +18,12 @@ from gymnasium.vector import AutoresetMode
 
 import nms_gym  # registers the environments
 from nms_gym.envs import register
+from nms_gym.envs.actuation import MuscleOptions
 from nms_gym.envs.gymnasium_env import NmsEnv
-from nms_gym.envs.moment_tracking import make_task, with_action_channels, with_params
+from nms_gym.envs.moment_tracking import TrackingOptions, moment_tracking_task, with_params
 from nms_gym.envs.packing import Packing
+from nms_gym.envs.recordings import RecordingOptions
+from nms_gym.envs.sources import params_for, with_action_channels
 from nms_gym.envs.task import play_actions
 from nms_gym.envs.vector_env import NmsVectorEnv
 from nms_gym.errors import InputError
@@ -36,6 +39,7 @@ MUSCLES = ("flexor", "extensor", "deep", "silent")
 COORDINATES = ("elbow", "shoulder")
 CHANNELS = ("FLEX", "EXT")
 DT = 0.01
+DEEP = TrackingOptions(actuated=["deep"])
 
 run, predict = jax.jit(play_actions), jax.jit(predict_moments)
 
@@ -184,7 +188,7 @@ def test_recorded_excitations_reproduce_predict_moments(tmp_path, settings, tabl
 
 def test_task_without_actions_reproduces_predict_moments():
     subject, trial = make_subject(tendon="rigid"), make_trial(tables=True)
-    task = make_task(subject, trial, actuated=[])
+    task = moment_tracking_task(subject, trial, tracking=TrackingOptions(actuated=[]))
     _, infos = run(task, jnp.zeros((task.horizon, 0)))
     segment = make_segment(subject.model, trial, lead_in=0.0)
     expected = predict(subject.model, subject.params, segment.replay).moments
@@ -196,14 +200,14 @@ def test_task_without_actions_reproduces_predict_moments():
 def test_a_trial_may_bring_no_joint_angles():
     trial = make_trial(tables=True)
     trial = dataclasses.replace(trial, coordinates=(), q=trial.q[:, :0], qd=trial.qd[:, :0])
-    task = make_task(make_subject(), trial)
+    task = moment_tracking_task(make_subject(), trial)
     assert not [name for name in task.observation_names if name.startswith(("angle", "speed"))]
     _, first = jax.eval_shape(lambda task: task.reset_at(jnp.int32(0), jnp.int32(0)), task)
     assert first.observation.shape == (len(task.observation_names),) == task.observation_bounds[0].shape
 
 
 def test_an_action_is_an_undelayed_excitation_of_its_muscle_only():
-    task = make_task(make_subject(tendon="rigid"), make_trial(tables=True), actuated=["deep"])
+    task = moment_tracking_task(make_subject(tendon="rigid"), make_trial(tables=True), tracking=DEEP)
     assert task.drive == {
         "flexor": "recorded: FLEX",
         "extensor": "recorded: FLEX, EXT",
@@ -225,7 +229,7 @@ def test_an_action_is_an_undelayed_excitation_of_its_muscle_only():
 
 def test_reward_is_what_is_documented():
     trial = make_trial(tables=True)
-    task = make_task(make_subject(tendon="rigid"), trial, effort_weight=0.3)
+    task = moment_tracking_task(make_subject(tendon="rigid"), trial, muscles=MuscleOptions(effort_weight=0.3))
     actions = np.random.default_rng(1).uniform(0, 1, (task.horizon, 2))
     rewards, infos = run(task, jnp.asarray(actions))
     assert trial.moments is not None
@@ -288,13 +292,18 @@ UNUSED = {
 )
 def test_gradients_of_the_return(tendon, activation):
     subject = make_subject(tendon=tendon, activation=activation, tendon_iterations=7)
-    task = make_task(subject, make_trial(20, tables=True), actuated=["deep"], effort_weight=0.1)
+    task = moment_tracking_task(
+        subject,
+        make_trial(20, tables=True),
+        tracking=DEEP,
+        muscles=MuscleOptions(effort_weight=0.1),
+    )
     actions = jnp.asarray(np.random.default_rng(2).uniform(0.1, 0.9, (20, 1)))
 
     @jax.jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1))
     def differentiated(params, actions):
-        return play_actions(with_params(task, params), actions)[0].sum()
+        return play_actions(with_params(task, subject.model, params), actions)[0].sum()
 
     def total(params, actions):
         return differentiated(params, actions)[0]  # one program instead of two: compiling is what takes time
@@ -320,7 +329,9 @@ def test_gradients_of_the_return(tendon, activation):
 
 
 def test_gradient_ascent_improves_the_return():
-    task = make_task(make_subject(tendon="rigid"), make_trial(tables=True), effort_weight=0.0)
+    task = moment_tracking_task(
+        make_subject(tendon="rigid"), make_trial(tables=True), muscles=MuscleOptions(effort_weight=0.0)
+    )
     value = jax.jit(jax.value_and_grad(lambda actions: play_actions(task, actions)[0].sum()))
     actions = jnp.full((task.horizon, 2), 0.3)
     first, _ = value(actions)
@@ -428,7 +439,7 @@ def test_environments_of_one_structure_share_programs(files):
 
 
 def test_packing_is_exact():
-    task = make_task(make_subject(), make_trial(tables=True))
+    task = moment_tracking_task(make_subject(), make_trial(tables=True))
     for large in (4096, 10):
         packing = Packing.of(task, large)
         parts = packing.pack(task)
@@ -586,7 +597,7 @@ BAD_OPTIONS = {
     "unknown muscle": ({"actuated": ["deeq"]}, "did you mean 'deep'"),
     "driven muscle": ({"actuated": ["flexor"]}, "'flexor'.*'FLEX'.*'deep', 'silent'"),
     "twice": ({"actuated": ["deep", "deep"]}, "more than once"),
-    "nothing": ({"actuated": []}, "'deep', 'silent'.*make_task"),
+    "nothing": ({"actuated": []}, "'deep', 'silent'.*moment_tracking_task"),
     "not a list": ({"actuated": "deep"}, "list of muscle names"),
     "coordinate": ({"coordinates": ["wrist"]}, "wrist"),
     "window": ({"start": 3.0}, "window"),
@@ -615,17 +626,18 @@ def test_bad_vector_options(files):
 def test_unfit_trials():
     subject, trial = make_subject(), make_trial(tables=True)
     with pytest.raises(InputError, match="no measured moments"):
-        make_task(subject, dataclasses.replace(trial, moments=None))
+        moment_tracking_task(subject, dataclasses.replace(trial, moments=None))
     with pytest.raises(InputError, match="EXT"):
-        make_task(subject, dataclasses.replace(trial, channels=("FLEX", "TRI")))
+        moment_tracking_task(subject, dataclasses.replace(trial, channels=("FLEX", "TRI")))
     driven = dataclasses.replace(subject.model, channel_weights=np.ones((4, 2)))
-    task = make_task(dataclasses.replace(subject, model=driven), trial)
-    assert task.actuated == ()
+    task = moment_tracking_task(dataclasses.replace(subject, model=driven), trial)
+    assert task.actuation.muscles == ()
 
 
 def test_action_channels_leave_the_subject_alone():
     subject = make_subject()
-    model, params = with_action_channels(subject.model, subject.params, ["silent", "deep"])
+    model = with_action_channels(subject.model, ["silent", "deep"])
+    params = params_for(model, subject.model, subject.params)
     assert model.channels == (*CHANNELS, "action:silent", "action:deep")
     expected = np.array([[0, 0], [0, 0], [0, 1], [1, 0]])
     np.testing.assert_array_equal(np.asarray(model.channel_weights)[:, 2:], expected)
@@ -633,8 +645,9 @@ def test_action_channels_leave_the_subject_alone():
     np.testing.assert_array_equal(params.electromechanical_delay, [0.034, 0.051, 0.0, 0.0])
     assert subject.model.channels == CHANNELS
     assert subject.params.emg_gain.shape == (2,)
+    task = moment_tracking_task(subject, make_trial(tables=True))
     np.testing.assert_array_equal(
-        with_params(make_task(subject, make_trial(tables=True)), subject.params).params.emg_gain, [0.9, 1.2, 1.0, 1.0]
+        with_params(task, subject.model, subject.params).params.emg_gain, [0.9, 1.2, 1.0, 1.0]
     )
 
 
@@ -671,7 +684,9 @@ def test_making_one_loads_neither_calibration_nor_brax(files):
 
 def test_the_core_needs_no_gymnasium_shell():
     """jit, vmap over keys and params, and a scan, on the pure functions."""
-    task = make_task(make_subject(tendon="rigid"), make_trial(tables=True), random_start=True)
+    task = moment_tracking_task(
+        make_subject(tendon="rigid"), make_trial(tables=True), window=RecordingOptions(random_start=True)
+    )
     keys = jax.random.split(jax.random.key(0), 5)
     states, first = jax.jit(jax.vmap(type(task).reset, in_axes=(None, 0)))(task, keys)
     low, high = task.observation_bounds

@@ -28,7 +28,7 @@ from nms_gym.envs.rendering import (
     write_film,
 )
 from nms_gym.envs.rendering.muscles import SLACK, courses, smoothed
-from nms_gym.envs.rendering.pose import Limb
+from nms_gym.envs.rendering.pose import PosedBody
 from nms_gym.errors import InputError
 from nms_gym.files.model_file import read_model_file
 from nms_gym.muscle.geometry import lengths_and_moment_arms
@@ -240,7 +240,7 @@ def test_poses_are_those_of_the_skeleton():
     """Against the dynamics' own kinematics; the knee has splines and a coupled patella."""
     q = np.array([0.4, 1.1, -0.2])
     skeleton = make_skeleton(LEG.skeleton, LEG_BODY.coordinates)
-    pose = Limb(LEG_BODY).poses(q[None])[0]
+    pose = PosedBody(LEG_BODY).poses(q[None])[0]
     for name in ("femur_r", "patella_r", "toes_r"):
         point = np.array([0.01, -0.03, 0.02])
         expected = np.asarray(point_positions(skeleton, q, name, point))
@@ -250,7 +250,7 @@ def test_poses_are_those_of_the_skeleton():
 
 def test_moment_arms_are_those_of_the_paths():
     q = np.array([0.4, 1.1, -0.2])
-    found = Limb(LEG_BODY).moment_arms(q)
+    found = PosedBody(LEG_BODY).moment_arms(q)
     full = np.array([0.4, 0.0, 0.0, 1.1, -0.2])
     program = jax.jit(lambda q: lengths_and_moment_arms(LEG.paths, q)[1]).lower(full)
     expected = np.asarray(program.compile(compiler_options={"xla_backend_optimization_level": 0})(full))
@@ -268,7 +268,7 @@ def nearest(line, centre):
 @pytest.mark.parametrize("flexion", [5, 35, 70, 100, 125])
 def test_triceps_goes_round_the_elbow(flexion):
     """On the extensor side, as far from the joint's centre as its moment arm; so do the flexors on theirs."""
-    limb = Limb(ELBOW)
+    limb = PosedBody(ELBOW)
     q = np.array([np.radians(flexion)])
     pose, _, pivots = limb.around(q, None)
     elbow = next(j for j in ARM.skeleton.joints if j.name == "r_elbow")
@@ -291,7 +291,7 @@ def test_triceps_goes_round_the_elbow(flexion):
 @pytest.mark.parametrize("muscle", ["gasmed_r", "gaslat_r", "semimem_r", "bflh_r"])
 @pytest.mark.parametrize("flexion", [5, 60, 100])
 def test_muscles_behind_the_knee_stay_behind(muscle, flexion):
-    limb = Limb(LEG_BODY)
+    limb = PosedBody(LEG_BODY)
     q = np.array([0.3, np.radians(flexion), 0.0])
     pose, _, pivots = limb.around(q, None)
     arms = limb.moment_arms(q)

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.spatial import ConvexHull, QhullError
 
 from nms_gym.anatomy import Body as Segment
-from nms_gym.envs.rendering.pose import Limb, Pose
+from nms_gym.envs.rendering.pose import Pose, PosedBody
 
 FOOT = ("talus", "calcn", "toes")
 FOOT_LENGTH = 0.1788
@@ -31,7 +31,7 @@ class Shape:
         return self.kind == "root"
 
 
-def shapes(limb: Limb, pose: Pose) -> list[Shape]:
+def shapes(limb: PosedBody, pose: Pose) -> list[Shape]:
     """Outlines of all segments, in the plane of view at ``pose``."""
     found: list[Shape] = []
     for segment in limb.body.skeleton.bodies:
@@ -39,7 +39,7 @@ def shapes(limb: Limb, pose: Pose) -> list[Shape]:
     return found
 
 
-def _of_segment(limb: Limb, pose: Pose, segment: Segment) -> list[Shape]:
+def _of_segment(limb: PosedBody, pose: Pose, segment: Segment) -> list[Shape]:
     name = segment.name
     joint = limb.joints[name]
     children = [j for j in limb.body.skeleton.joints if j.parent.body == name]
@@ -74,7 +74,7 @@ def _of_segment(limb: Limb, pose: Pose, segment: Segment) -> list[Shape]:
 class _Drawing:
     """Outlines in the plane of view, given in a body's own axes."""
 
-    def __init__(self, limb: Limb, pose: Pose, body: str) -> None:
+    def __init__(self, limb: PosedBody, pose: Pose, body: str) -> None:
         self.body = body
         self.rotation = pose.rotation[pose.bodies[body]]
         self.normal = self.rotation.T @ limb.view[2]
@@ -151,7 +151,7 @@ class _Drawing:
         ]
 
 
-def _foot_size(limb: Limb) -> float:
+def _foot_size(limb: PosedBody) -> float:
     """How long the foot is, of the foot whose outline is drawn."""
     for joint in limb.body.skeleton.joints:
         if joint.child.body.startswith("toes"):
@@ -159,7 +159,7 @@ def _foot_size(limb: Limb) -> float:
     return 1.0
 
 
-def _root(limb: Limb, pose: Pose, name: str) -> list[Shape]:
+def _root(limb: PosedBody, pose: Pose, name: str) -> list[Shape]:
     """What the limb hangs on: the hull of its muscle attachments and joints, seen from the side."""
     rotation = pose.rotation[pose.bodies[name]]
     points = [place for path in limb.body.muscle_points.values() for body, place in path if body == name]

@@ -18,7 +18,7 @@ from nms_gym.anatomy import Joint
 from nms_gym.envs.rendering import style
 from nms_gym.envs.rendering.bones import Shape, shapes
 from nms_gym.envs.rendering.muscles import courses, smoothed, spindle
-from nms_gym.envs.rendering.pose import Pivot, Pose, limb_of
+from nms_gym.envs.rendering.pose import Pivot, Pose, posed_body
 from nms_gym.envs.rendering.scene import Scene
 
 FACES = {"bone": style.BONE, "flesh": style.FLESH, "root": style.ROOT}
@@ -31,7 +31,7 @@ class LimbPanel:
     def __init__(self, axes: Axes, scene: Scene) -> None:
         assert scene.body is not None
         self.axes, self.scene, self.body = axes, scene, scene.body
-        self.limb = limb_of(scene.body)
+        self.limb = posed_body(scene.body)
         grid = self._grid()
         middle = self.limb.poses(np.mean(self._ranges(), axis=1)[None])[0]
         moving = self.limb.moving()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nms_gym.envs.rendering.pose import Limb, Pivot, Pose
+from nms_gym.envs.rendering.pose import Pivot, Pose, PosedBody
 
 SLACK = 0.004
 """m, by which a line may keep further from a joint than its moment arm says: depth foreshortens it"""
@@ -67,12 +67,12 @@ class Course:
         return np.concatenate(pieces)
 
 
-def courses(limb: Limb) -> list[Course]:
+def courses(limb: PosedBody) -> list[Course]:
     """Courses of all muscles that have points."""
     return [_course(limb, muscle) for muscle in limb.body.muscle_points]
 
 
-def _course(limb: Limb, muscle: str) -> Course:
+def _course(limb: PosedBody, muscle: str) -> Course:
     path = limb.body.muscle_points[muscle]
     bodies = tuple(body for body, _ in path)
     free = set(limb.body.coordinates)

@@ -54,7 +54,7 @@ class Pose:
         return self.place(joint.child.body, joint.child.translation)
 
 
-class Limb:
+class PosedBody:
     """Poses and moment arms of a body at given angles."""
 
     def __init__(self, body: Body) -> None:
@@ -147,9 +147,9 @@ class Limb:
 
 
 @lru_cache(maxsize=8)
-def limb_of(body: Body) -> Limb:
+def posed_body(body: Body) -> PosedBody:
     """The limb of a body, shared by the pictures of a batch of environments."""
-    return Limb(body)
+    return PosedBody(body)
 
 
 # --- kinematics in NumPy ------------------------------------------------------
