@@ -203,9 +203,14 @@ def polished(
 def cost_by_block(problem: Problem, z: np.ndarray) -> dict[str, float]:
     """What each named block of the objective (``residuals``) contributes to the cost at ``z (P,)``."""
     with jax.enable_x64(True):
-        blocks = jax.jit(make_objective(make_layout(problem), problem.penalties).blocks)
+        blocks = _make_blocks(make_layout(problem), problem.penalties)
         found = blocks(*jax.tree.map(jnp.asarray, float64((problem.model, make_data(problem), problem.start))), z)
     return {name: float(value) for name, value in found.items()}
+
+
+@functools.lru_cache(maxsize=8)
+def _make_blocks(layout: Layout, penalties: Penalties) -> Any:
+    return jax.jit(make_objective(layout, penalties).blocks)
 
 
 class _Loop(NamedTuple):

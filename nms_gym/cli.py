@@ -136,7 +136,7 @@ def demo(
     filmed = film(env, folder / "elbow_assist.gif", fps=12.5).files
     written += filmed
     if report:
-        from calibration.report.figures import Picture
+        from calibration.report.drawing import Picture
         from calibration.study.results import write_study_report
 
         title = "nms_gym/ElbowAssist-v0: a motor helps where the person's own EMG is too weak and too late"

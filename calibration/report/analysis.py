@@ -8,7 +8,7 @@ import numpy as np
 
 from calibration.cross_validation import CrossValidation
 from calibration.excitations.synergies import Synergies
-from calibration.report.figures import AFTER, MEASURED, Picture, drawing, new_figure, png, short
+from calibration.report.drawing import AFTER, MEASURED, Picture, drawing, new_figure, png, short
 from calibration.report.names import joint_name, number, percent, significant
 from calibration.uncertainty.analysis import Analysis, BandSet
 from nms_gym.model.parameters import KINDS, NmsParams

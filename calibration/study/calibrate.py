@@ -84,7 +84,7 @@ def calibrate(
     analysis = None
     if posterior and result.status is not Status.INTERRUPTED:
         say("working out how sure this is")
-        analysis = analyse(study, result, samples=posterior)
+        analysis = analyse(study.problem, result, study.held_out, samples=posterior)
     subject = make_subject(study, result, rows, analysis)
     if validated is not None:
         record = {"by": plan.by, "strength": validated.strength, "choices": validated.choice_rows()}

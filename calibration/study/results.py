@@ -21,7 +21,7 @@ from nms_gym.files.subject import Subject, save_subject
 from nms_gym.model.quantities import chosen_quantities, quantities
 
 if TYPE_CHECKING:
-    from calibration.report.figures import Picture
+    from calibration.report.drawing import Picture
 
 
 def require_folder(folder: Path) -> None:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from calibration.excitations.synergies import without_residuals
 from calibration.fitting import CalibrationResult, cost_by_block
+from calibration.problem import Problem
 from calibration.uncertainty.identifiability import Identifiability, identifiability
 from calibration.uncertainty.posterior import Band, Interval, Posterior, bands, intervals, laplace, params_batch, sample
 from calibration.validation import evaluate
 from nms_gym.errors import InputError
 from nms_gym.model.parameters import NmsParams
 from nms_gym.model.replay import Segment
-
-if TYPE_CHECKING:
-    from calibration.study.build import Study
 
 LEVEL = 0.9
 """probability inside intervals and bands"""
@@ -55,12 +53,20 @@ class Analysis:
     """metrics rows of the calibrated person with the residual excitations taken away; none where there are none"""
 
 
-def analyse(study: Study, result: CalibrationResult, *, samples: int = 200, seed: int = 0) -> Analysis:
+def analyse(
+    problem: Problem,
+    result: CalibrationResult,
+    held_out: Mapping[str, Sequence[Segment]] | None = None,
+    *,
+    samples: int = 200,
+    seed: int = 0,
+) -> Analysis:
     """Work it all out; takes about as long as the fit, most of it compiling.
 
     Args:
-        study: that was fitted.
+        problem: that was fitted.
         result: of the fit.
+        held_out: windows that the fit has not seen, by the label of their set; bands are worked out for them too.
         samples: people to draw from the posterior.
         seed: of the draws.
 
@@ -69,20 +75,19 @@ def analyse(study: Study, result: CalibrationResult, *, samples: int = 200, seed
     """
     if samples < 2:
         raise InputError(f"samples is {samples}; at least 2 are needed for intervals")
-    problem = study.problem
     before, after = (cost_by_block(problem, z) for z in (np.zeros_like(result.z), result.z))
     posterior = laplace(problem, result)
     draws = sample(posterior, samples, seed)
     people = params_batch(posterior, draws)
-    sets = [("training windows", False, study.train), *((n, True, s) for n, s in study.held_out.items())]
-    model = study.model
+    sets = [("training windows", False, problem.segments), *((n, True, s) for n, s in (held_out or {}).items())]
+    model = problem.model
     residual = set(model.recorded_muscles) & set(model.synergy_muscles)
     rows: list[dict[str, Any]] = []
     if residual:
         plain = without_residuals(model, result.params)
-        for label, held_out, segments in sets:
+        for label, unseen, segments in sets:
             if all(s.measured is not None for s in segments):
-                labels = {"set": "without residuals", "split": "held-out" if held_out else "train", "segment": label}
+                labels = {"set": "without residuals", "split": "held-out" if unseen else "train", "segment": label}
                 rows += [m.row(**labels) for m in evaluate(model, plain, segments)]
     return Analysis(
         blocks={name: (before[name], after[name]) for name in after},
@@ -91,7 +96,7 @@ def analyse(study: Study, result: CalibrationResult, *, samples: int = 200, seed
         people=people,
         intervals=tuple(intervals(posterior, draws, LEVEL)),
         identifiability=identifiability(posterior),
-        bands=tuple(_bands(study, posterior, people, *s) for s in sets),
+        bands=tuple(_bands(posterior, people, *s) for s in sets),
         without_residuals=tuple(rows),
     )
 
@@ -100,11 +105,9 @@ def analyse(study: Study, result: CalibrationResult, *, samples: int = 200, seed
 MOST_WINDOWS = 4
 
 
-def _bands(
-    study: Study, posterior: Posterior, people: NmsParams, label: str, held_out: bool, segments: Sequence[Segment]
-) -> BandSet:
+def _bands(posterior: Posterior, people: NmsParams, label: str, held_out: bool, segments: Sequence[Segment]) -> BandSet:
     chosen = [segments[i] for i in np.unique(np.linspace(0, len(segments) - 1, MOST_WINDOWS).round().astype(int))]
-    found = bands(study.model, people, chosen, level=LEVEL, noise=posterior.noise)
+    found = bands(posterior.model, people, chosen, level=LEVEL, noise=posterior.noise)
     inside: dict[str, list[float]] = {}
     for band, s in zip(found, chosen, strict=True):
         if s.measured is not None:

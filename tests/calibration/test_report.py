@@ -532,7 +532,7 @@ def settings():  # asking for the backend would choose one
     return {name: matplotlib.rcParams[name] for name in matplotlib.rcParams if name != "backend"}
 matplotlib.rcParams["font.size"] = 3.0
 before = settings()
-from calibration.report.figures import drawing
+from calibration.report.drawing import drawing
 with drawing():
     assert matplotlib.rcParams["font.size"] == 9
 assert settings() == before

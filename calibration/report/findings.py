@@ -1,0 +1,369 @@
+"""What a reader should know of a calibration, and what to do about each.
+
+The limits below are conventions of this report, chosen to point a reader at what deserves a look. They are no test of
+significance, and a model may be good enough for one question with numbers that are too poor for another. How long a
+fiber and how strained a tendon may be is the study's to say (``Penalties``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from calibration.fitting import Status
+from calibration.report.evidence import Evidence, Score
+from calibration.report.names import joint_name, number, percent, plural, share, some
+from nms_gym.model.parameters import KINDS
+
+GOOD_R2, FAIR_R2 = 0.8, 0.6
+OVERFIT_GAP = 0.1
+WORSE_BY = 0.005
+FAR_SDS = 2.0
+LAG, LAG_GAIN = 0.015, 0.02
+OFFSET_SHARE = 0.5
+SIZE_RANGE = (0.75, 1.33)
+SIZE_R = 0.85
+SATURATED, SATURATED_SHARE = 0.97, 0.05
+SILENT = 0.02
+LEVEL_RATIO, LEVEL_DIFFERENCE = 2.0, 0.05
+UNDRIVEN_SHARE = 0.25
+LEAKED_SHARE = 0.02
+UNSOLVED = 1e-6
+SAME_COST = 0.01
+
+Level = Literal["problem", "caution", "note"]
+LEVELS: tuple[Level, ...] = ("problem", "caution", "note")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something a reader should know, and what to do about it."""
+
+    level: Level
+    text: str
+    advice: str = ""
+
+
+def where(score: Score) -> str:
+    """Joint and set of windows."""
+    return f"{joint_name(score.coordinate)}, {score.windows.label}"
+
+
+def sentence(text: str) -> str:
+    """With a capital and one full stop."""
+    return text[:1].upper() + text[1:].rstrip(".") + "."
+
+
+def _solver(evidence: Evidence) -> list[Finding]:
+    result = evidence.result
+    if result is None:
+        return []
+    found = []
+    if result.status is Status.NOT_FINITE:
+        found.append(
+            Finding(
+                "problem", "No start of the solver had a finite cost.", sentence(result.status.value.split(": ")[-1])
+            )
+        )
+    elif result.status is not Status.CONVERGED:
+        found.append(
+            Finding(
+                "caution",
+                f"The solver did not converge: {result.status.value}.",
+                "Run the calibration again with a higher iteration limit, or check in section 7 that the cost has "
+                "levelled off.",
+            )
+        )
+    costs = result.costs[np.isfinite(result.costs)]
+    if len(costs) > 1:
+        near = int(np.sum(costs <= (1 + SAME_COST) * costs.min()))
+        text = (
+            f"{near} of {len(result.costs)} starts ended within {percent(SAME_COST)} of the lowest cost"
+            f" ({costs.min():.4g} to {costs.max():.4g})"
+        )
+        if near == 1:
+            found.append(
+                Finding(
+                    "caution",
+                    f"{text}: there are local minima, and the one shown may not be the lowest.",
+                    "Use more starts, or tighter priors, until several starts agree.",
+                )
+            )
+        else:
+            found.append(Finding("note", f"{text}."))
+    elif len(result.costs) == 1:
+        found.append(
+            Finding(
+                "note",
+                "Only one start was used; local minima cannot be seen.",
+                "Use several starts to see whether they agree.",
+            )
+        )
+    return found
+
+
+def _validation(evidence: Evidence) -> list[Finding]:
+    found = []
+    if not evidence.held_out:
+        found.append(
+            Finding(
+                "problem",
+                "No held-out data with measured moments exist.",
+                "Keep some windows, better a whole trial at another speed or on another day, out of the fit, and "
+                "report on them.",
+            )
+        )
+    for windows in evidence.sets:
+        if windows.held_out and windows.shared_with_training > LEAKED_SHARE:
+            found.append(
+                Finding(
+                    "problem",
+                    f"{percent(windows.shared_with_training)} of the samples of held-out set “{windows.label}” "
+                    "are in the training windows too: it is not held out.",
+                    f"Remove the training windows from “{windows.label}”.",
+                )
+            )
+    if not evidence.calibrated:
+        return found
+    overfit, worse = [], []
+    for s in evidence.held_out:
+        train = evidence.training_score(s.coordinate)
+        if train is not None and train.after.r2 - s.after.r2 > OVERFIT_GAP:
+            overfit.append(f"{where(s)} ({number(train.after.r2)} → {number(s.after.r2)})")
+        if s.before is not None and s.after.r2 < s.before.r2 - WORSE_BY:
+            worse.append(f"{where(s)} ({number(s.before.r2)} → {number(s.after.r2)})")
+    if worse:
+        found.append(
+            Finding(
+                "problem",
+                f"Calibration made held-out predictions worse (R² uncalibrated → calibrated): {some(worse)}.",
+                "Where calibration made things worse, compare that recording with the training one first (EMG "
+                "amplitude, electrode placement, sign and filter of the moments); then fit fewer parameters or tighten "
+                "the priors.",
+            )
+        )
+    if overfit:
+        found.append(
+            Finding(
+                "problem",
+                f"Held-out R² is lower than training R² by more than {OVERFIT_GAP:g}, a sign of overfitting or of "
+                f"recordings that differ: {some(overfit)}.",
+                "Train on more varied windows (several speeds or tasks), free fewer parameters, or tighten the priors.",
+            )
+        )
+    return found
+
+
+def _agreement(evidence: Evidence) -> list[Finding]:
+    found = []
+    offset, size, late = [], [], []
+    for s in evidence.scores:
+        if s.offset**2 > OFFSET_SHARE * s.after.rmse**2 and s.after.r2 < 1 - 1e-3:
+            offset.append(f"{where(s)} ({number(s.offset, 1)} N·m)")
+        if s.after.r > SIZE_R and not SIZE_RANGE[0] <= s.size <= SIZE_RANGE[1]:
+            size.append(f"{where(s)} (× {number(s.size)}, r {number(s.after.r)})")
+    for c in evidence.coordinates:
+        lag, gain = evidence.lag(c)
+        if abs(lag) >= LAG - 1e-9 and gain > LAG_GAIN:
+            late.append(f"{joint_name(c)} {abs(1000 * lag):.0f} ms {'late' if lag > 0 else 'early'}")
+    if offset:
+        found.append(
+            Finding(
+                "caution",
+                f"Most of the remaining error is a constant offset: {some(offset)}.",
+                "For a constant offset, check missing muscles, passive joint moments and the zero of the moments.",
+            )
+        )
+    if size:
+        found.append(
+            Finding(
+                "caution",
+                f"The shape is right but the size is not (spread predicted over measured): {some(size)}.",
+                "Where only the size is wrong, check that EMG is normalised to the same reference in all recordings.",
+            )
+        )
+    if late:
+        found.append(
+            Finding(
+                "caution",
+                f"Shifting the prediction in time would improve it: {some(late)}.",
+                "For a time shift, check the synchronisation of EMG and motion, and free the delay and the activation "
+                "filter.",
+            )
+        )
+    return found
+
+
+def _parameters(evidence: Evidence) -> list[Finding]:
+    found = []
+    bound = [f for f in evidence.fitted if f.at_bound]
+    if bound:
+        found.append(
+            Finding(
+                "caution",
+                f"{len(bound)} of {len(evidence.fitted)} fitted values ended at a bound: "
+                f"{some([f'{KINDS[f.kind].label} ({f.label})' for f in bound])}.",
+                "At a bound the data ask for more than was allowed. Check the muscle set, the channel map and the "
+                "start values of those muscles before widening a bound.",
+            )
+        )
+    far = [f for f in evidence.fitted if f.sds is not None and abs(f.sds) > FAR_SDS and not f.at_bound]
+    if far:
+        far.sort(key=lambda f: -abs(f.sds or 0.0))
+        listing = [f"{KINDS[f.kind].label} ({f.label}, {number(f.sds, 1)} sd)" for f in far]
+        found.append(
+            Finding(
+                "caution",
+                f"{plural(len(far), 'fitted value')} moved more than {FAR_SDS:g} prior standard deviations: "
+                f"{some(listing, 5)}.",
+                "Ask of every value that moved far whether it is plausible for this person, or makes up for something "
+                "missing.",
+            )
+        )
+    return found
+
+
+def _muscles(evidence: Evidence) -> list[Finding]:
+    found = []
+    muscles = evidence.model.muscles
+    passive = set(evidence.model.passive_muscles)
+    length, strain = evidence.pooled("fiber_length"), evidence.pooled("tendon_strain")
+    low, high = evidence.penalties.fiber_length_range
+    most = evidence.penalties.max_tendon_strain
+    outside = ((length < low) | (length > high)).mean(axis=0)
+    listing = [
+        f"{m} ({number(length[:, i].min())}–{number(length[:, i].max())}, {share(outside[i])} of the time"
+        f"{', passive' if m in passive else ''})"
+        for i, m in enumerate(muscles)
+        if outside[i] > 0
+    ]
+    if listing:
+        found.append(
+            Finding(
+                "caution",
+                f"Fibers of {plural(len(listing), 'muscle')} leave the working range {low:g}–{high:g}: "
+                f"{some(listing, 6)}.",
+                "For fibers outside their range, check the musculotendon lengths and start values of optimal fiber and "
+                "tendon slack length of those muscles, or let these be fitted.",
+            )
+        )
+    listing = [f"{m} ({percent(strain[:, i].max(), 1)})" for i, m in enumerate(muscles) if strain[:, i].max() > most]
+    if listing:
+        found.append(
+            Finding(
+                "caution",
+                f"Tendon strain exceeds {100 * most:g} %: {some(listing, 6)}.",
+                "For overstrained tendons, check maximum isometric force and tendon slack length of those muscles.",
+            )
+        )
+    residual = np.abs(evidence.pooled("residual")).max(axis=0)
+    listing = [m for i, m in enumerate(muscles) if not residual[i] <= UNSOLVED]
+    if listing:
+        found.append(
+            Finding(
+                "problem",
+                f"The fiber equation was not solved to {UNSOLVED:g} tendon lengths in: {some(listing, 6)}.",
+                "Raise tendon_iterations in the settings, or use a smaller time step.",
+            )
+        )
+    return found
+
+
+def _excitations(evidence: Evidence) -> list[Finding]:
+    found = []
+    model = evidence.model
+    driven = [i for i, m in enumerate(model.muscles) if m not in model.passive_muscles]
+    excitation = evidence.pooled("excitation")
+    full = [m for i in driven for m in [model.muscles[i]] if (excitation[:, i] > SATURATED).mean() > SATURATED_SHARE]
+    silent = [m for i in driven for m in [model.muscles[i]] if np.quantile(excitation[:, i], 0.99) < SILENT]
+    if full:
+        found.append(
+            Finding(
+                "caution",
+                f"Excitation is at its ceiling more than {percent(SATURATED_SHARE)} of the time in: {some(full)}.",
+                "For saturated excitations, check the EMG normalisation: was the reference contraction maximal?",
+            )
+        )
+    if silent:
+        found.append(
+            Finding(
+                "caution",
+                f"Excitation never exceeds {SILENT:g} in: {some(silent)}.",
+                "For silent muscles, check the channel map and the electrodes.",
+            )
+        )
+    differing = _differing_levels(evidence, driven)
+    if differing:
+        found.append(
+            Finding(
+                "caution",
+                f"Mean excitation in a held-out set is more than {LEVEL_RATIO:g} times higher or lower than in "
+                f"training (training → held-out): {some(differing, 6)}.",
+                "Where excitation levels differ between recordings, look for a noise floor or lost contact in the raw "
+                "EMG, and normalise all recordings to one reference, unless the task explains the difference.",
+            )
+        )
+    undriven = [
+        f"{joint_name(c)} {percent(part)}" for c, part in undriven_shares(evidence).items() if part > UNDRIVEN_SHARE
+    ]
+    if undriven:
+        found.append(
+            Finding(
+                "caution",
+                "Muscles without a channel, which act passively here, hold much of the strength (maximum isometric "
+                f"force × mean moment arm): {some(undriven)}.",
+                "Where much strength has no channel, map more muscles to channels of their neighbours or synergists.",
+            )
+        )
+    return found
+
+
+def _differing_levels(evidence: Evidence, driven: list[int]) -> list[str]:
+    """Muscles whose EMG is on another level than in training."""
+    means = [np.concatenate([np.asarray(r.after.excitation) for r in s.runs]).mean(axis=0) for s in evidence.sets]
+    if evidence.sets[0].held_out:
+        return []
+    found = []
+    for windows, mean in zip(evidence.sets[1:], means[1:], strict=True):
+        for i in driven:
+            low, high = sorted((float(means[0][i]), float(mean[i])))
+            if high - low > LEVEL_DIFFERENCE and high > LEVEL_RATIO * low:
+                name = evidence.model.muscles[i]
+                found.append(f"{name}, {windows.label} ({number(means[0][i])} → {number(mean[i])})")
+    return found
+
+
+def undriven_shares(evidence: Evidence) -> dict[str, float]:
+    """Share of each joint's strength, F0 times mean absolute moment arm, that no channel drives."""
+    model = evidence.model
+    passive = np.array([m in model.passive_muscles for m in model.muscles])
+    force = np.asarray(evidence.subject.params.max_isometric_force, np.float64)
+    shares = {}
+    for c in evidence.coordinates:
+        arms = np.concatenate(
+            [
+                np.abs(r.moment_arms[:, r.coordinates.index(c)])
+                for s in evidence.sets
+                for r in s.runs
+                if c in r.coordinates
+            ]
+        )
+        strength = force * arms.mean(axis=0)
+        if strength.sum() > 0:
+            shares[c] = float(strength[passive].sum() / strength.sum())
+    return shares
+
+
+def all_findings(evidence: Evidence) -> list[Finding]:
+    """Everything that was found, the worst first."""
+    findings = [
+        *_solver(evidence),
+        *_validation(evidence),
+        *_excitations(evidence),
+        *_agreement(evidence),
+        *_parameters(evidence),
+        *_muscles(evidence),
+    ]
+    return sorted(findings, key=lambda f: LEVELS.index(f.level))
