@@ -518,6 +518,6 @@ def test_gymnasium_environment_says_who_drives_what(tmp_path, subject):
     with pytest.raises(InputError, match=r"synergies='action'"):
         NmsEnv(**files)
     with pytest.raises(InputError, match="has no synergies that the action could command"):
-        NmsEnv(sources=SourceOptions(synergies="action"))
+        NmsEnv(synergies="action")
     with pytest.raises(InputError, match="synergies is 'both'"):
         NmsEnv(**files, synergies="both")
