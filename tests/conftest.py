@@ -9,20 +9,24 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from helpers import REPOSITORY
 
-# Compiling takes most of the time. Through the environment, so that programs that tests start do the same.
-#
+# Compiling takes most of the time. Through the environment, so that programs that tests start do the same, and before
+# anything imports JAX.
 # What another worker, or another run, has compiled is loaded.
 CACHE = os.environ.get("NMS_GYM_TEST_CACHE", str(Path(tempfile.gettempdir()) / f"nms-gym-tests-{getpass.getuser()}"))
 os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+# Most programs run briefly: optimising their machine code would take longer than running it. XLA's own passes stay.
+OPTIMISED = os.environ.get("NMS_GYM_TEST_OPTIMISED") == "1"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(not OPTIMISED)
 # XLA's older code generator for CPUs takes half the time of the newer one, and what it makes is as fast. Later versions
 # have none; an unknown flag would end the process.
-if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
+if not OPTIMISED and tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 
+
 import jax  # noqa: E402
+from helpers import REPOSITORY  # noqa: E402
 
 # Tests compare with references to many digits; the library itself never touches this setting.
 jax.config.update("jax_enable_x64", True)
@@ -30,11 +34,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(scope="module")
-def quick_compiling():
-    """For programs that run briefly: optimising their machine code would take longer than running it."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def optimised():
+    """For programs that run for long."""
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", not OPTIMISED)
 
 
 def find_data(name: str) -> Path:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import ARM, arm_model, arm_params
 from jax.flatten_util import ravel_pytree
 
 from nms_gym._assets import asset_path
@@ -39,22 +40,13 @@ from nms_gym.muscle.hill import MuscleParams
 from nms_gym.muscle.tendon import initial_fiber
 
 DT = 0.005
-QUICK = {"xla_backend_optimization_level": 0}
-ARM = read_model_file(asset_path("arm/model.json"))
 MUSCLES = ARM.muscles
 FLEXORS, EXTENSORS = ["BIClong", "BICshort", "BRA"], ["TRIlong", "TRIlat", "TRImed"]
 
 
 def arm(**settings):
-    model = NmsModel(
-        muscles=MUSCLES,
-        coordinates=ARM.coordinates,
-        channels=MUSCLES,
-        settings=Settings(**settings),
-        channel_weights=np.eye(len(MUSCLES)),
-        paths=ARM.paths,
-    )
-    return model, make_params(model, {**ARM.parameters, "passive_fiber_strain_at_one_norm_force": 0.6})
+    model = arm_model(**settings)
+    return model, arm_params(model, passive_fiber_strain_at_one_norm_force=0.6)
 
 
 MODEL, PARAMS = arm()
@@ -100,9 +92,9 @@ def simulate(model, params, condition, excitation, q, dt=DT):
     return jax.lax.scan(step, start, (excitation, kinematics))[1]
 
 
-run = jax.jit(lambda params, condition, e, q: simulate(MODEL, params, condition, e, q), compiler_options=QUICK)
-place = jax.jit(lengths_and_moment_arms, compiler_options=QUICK)
-settle = jax.jit(initial_fiber, static_argnums=(0, 1), compiler_options=QUICK)
+run = jax.jit(lambda params, condition, e, q: simulate(MODEL, params, condition, e, q))
+place = jax.jit(lengths_and_moment_arms)
+settle = jax.jit(initial_fiber, static_argnums=(0, 1))
 
 
 def run_with(condition, e, q):
@@ -148,7 +140,7 @@ def test_severity_zero_changes_no_bit(name, dtype):
         assert after.dtype == dtype, kind.name
         np.testing.assert_array_equal(before, after, kind.name)
     e, x, v = signals(dtype)
-    out = jax.jit(drive, compiler_options=QUICK)(condition, e, x, v)
+    out = jax.jit(drive)(condition, e, x, v)
     assert out.dtype == dtype
     np.testing.assert_array_equal(out, e)
 
@@ -162,7 +154,7 @@ def test_numpy_parameters_stay_numpy():
 def test_single_precision_stays_single_and_close(name):
     condition = make_condition(name, MODEL, **OPTIONS[name], severity=0.7)
     # A step of double precision must not leak either.
-    run_drive = jax.jit(lambda c, e, x, v: drive(c, e, x, v, np.float64(DT)), compiler_options=QUICK)
+    run_drive = jax.jit(lambda c, e, x, v: drive(c, e, x, v, np.float64(DT)))
     single, double = (run_drive(condition, *signals(t)) for t in (np.float32, np.float64))
     assert single.dtype == np.float32
     np.testing.assert_allclose(single, double, atol=2e-6)
@@ -186,7 +178,7 @@ def test_a_batch_of_severities_is_a_vmap(name):
         condition = make_condition(name, MODEL, **OPTIONS[name], severity=severity)
         return drive(condition, e, x, v) if name in STEPWISE else condition.prepare(MODEL, PARAMS)[1]
 
-    batch = jax.jit(jax.vmap(result), compiler_options=QUICK)(severities)
+    batch = jax.jit(jax.vmap(result))(severities)
     for i, severity in enumerate([0.0, 0.25, 0.5]):
         alone = result(severity)
         for a, b in zip(jax.tree.leaves(batch), jax.tree.leaves(alone), strict=True):
@@ -469,10 +461,10 @@ def test_gradients_of_drive_at_every_bend(name):
         condition, e, x, v = back(flat)
         return jnp.sum(weights * drive(condition, e, x, v, dt))
 
-    reverse = jax.jit(jax.grad(cost), compiler_options=QUICK)(flat)
+    reverse = jax.jit(jax.grad(cost))(flat)
     rng = np.random.default_rng(3)
-    directional = jax.jit(lambda d: jax.jvp(cost, (flat,), (d,))[1], compiler_options=QUICK)
-    value = jax.jit(cost, compiler_options=QUICK)
+    directional = jax.jit(lambda d: jax.jvp(cost, (flat,), (d,))[1])
+    value = jax.jit(cost)
     size = ravel_pytree(floats)[0].size
     # Each number of the condition alone, then random directions through all signals.
     # A relative change: the delay is small, and its weights have jumps in their second derivative.
@@ -515,8 +507,8 @@ def test_moments_depend_on_every_severity():
         return jnp.mean(simulate(MODEL, PARAMS, condition, e, q).moments[:, 1])
 
     count, h = len(GRADED_IN_MOTION), 1e-5
-    values = jax.jit(jax.vmap(cost), compiler_options=QUICK)
-    forward, reverse = (jax.jit(derivative(cost), compiler_options=QUICK) for derivative in (jax.jacfwd, jax.grad))
+    values = jax.jit(jax.vmap(cost))
+    forward, reverse = (jax.jit(derivative(cost)) for derivative in (jax.jacfwd, jax.grad))
     for severity in (0.0, 0.3):
         at = jnp.full(count, severity)
         up, down = values(at[None] + h * jnp.concatenate([jnp.eye(count), -jnp.eye(count)])).reshape(2, count)
@@ -535,9 +527,9 @@ def test_gradient_of_a_transfer():
         return transfer.prepare(MODEL, PARAMS)[1].tendon_slack_length[MUSCLES.index("BRA")]
 
     at, h = (0.9, 0.3, 1.2), 1e-6
-    value = jax.jit(slack, compiler_options=QUICK)
-    reverse = jax.jit(jax.grad(slack, (0, 1, 2)), compiler_options=QUICK)(*at)
-    forward = jax.jit(jax.jacfwd(slack, (0, 1, 2)), compiler_options=QUICK)(*at)
+    value = jax.jit(slack)
+    reverse = jax.jit(jax.grad(slack, (0, 1, 2)))(*at)
+    forward = jax.jit(jax.jacfwd(slack, (0, 1, 2)))(*at)
     for i in range(3):
         up, down = (tuple(a + sign * h * (k == i) for k, a in enumerate(at)) for sign in (1, -1))
         difference = (value(*up) - value(*down)) / (2 * h)

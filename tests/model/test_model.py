@@ -10,43 +10,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import ARM, arm_model
 from jax.flatten_util import ravel_pytree
 
-from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
 from nms_gym.excitation.activation import delayed
-from nms_gym.files.model_file import read_model_file
 from nms_gym.model.forward import initial_state, kinematics_at, neuromuscular_step
 from nms_gym.model.parameters import KINDS, PARAMETER_KINDS, NmsParams, entries, has_effect, make_params
 from nms_gym.model.replay import Replay, predict_moments, replay_history, replay_initial_state
-from nms_gym.model.structure import NmsModel, Settings
+from nms_gym.model.structure import Settings
 from nms_gym.muscle.geometry import lengths_and_moment_arms
 
 DT, STEPS = 0.01, 40
-# Compiled for one run only: optimising the machine code would take longer than running it.
-QUICK = {"xla_backend_optimization_level": 0}
-CHANNELS = ("TRI", "TRIlat", "BIC", "BICshort")
 # The brachialis has no channel; the medial head of the triceps takes the mean of two.
-DRIVEN = {
-    "TRIlong": {"TRI": 1.0},
-    "TRIlat": {"TRIlat": 1.0},
-    "TRImed": {"TRI": 0.5, "TRIlat": 0.5},
-    "BIClong": {"BIC": 1.0},
+CHANNELS = {
+    "TRI": {"TRIlong": 1.0, "TRImed": 0.5},
+    "TRIlat": {"TRIlat": 1.0, "TRImed": 0.5},
+    "BIC": {"BIClong": 1.0},
     "BICshort": {"BICshort": 1.0},
 }
-ARM = read_model_file(asset_path("arm/model.json"))
-
-
-def arm(**settings):
-    weights = np.array([[DRIVEN.get(m, {}).get(c, 0.0) for c in CHANNELS] for m in ARM.muscles])
-    return NmsModel(
-        muscles=ARM.muscles,
-        coordinates=ARM.coordinates,
-        channels=CHANNELS,
-        settings=Settings(**settings),
-        channel_weights=jnp.asarray(weights),
-        paths=ARM.paths,
-    )
+arm = partial(arm_model, CHANNELS)
 
 
 def motion(steps=STEPS, dt=DT):
@@ -129,8 +112,8 @@ def gradient_case(request):
         values = jax.vmap(total, (0, None))(steps, replay)
         return (values[: len(flat)] - values[len(flat) :]) / (2 * h)
 
-    gradient = jax.jit(lambda replay: jax.grad(total)(jnp.zeros_like(flat), replay), compiler_options=QUICK)
-    return model, unravel, gradient, jax.jit(differences, compiler_options=QUICK)
+    gradient = jax.jit(lambda replay: jax.grad(total)(jnp.zeros_like(flat), replay))
+    return model, unravel, gradient, jax.jit(differences)
 
 
 @pytest.mark.parametrize("excitations", ["smooth", "special"])
@@ -162,7 +145,7 @@ def stepped(request):
     q, qd = motion()
     history = model.settings.history_length(DT)
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def run(params, replay, q, qd):
         start = replay_initial_state(model, params, replay)
         # The first step pushes the first sample; before it, the history ends one sample earlier.

@@ -26,8 +26,6 @@ from nms_gym.skeleton.passive import make_passive
 
 ARM = ("r_shoulder_elev", "r_elbow_flex")
 LEG = ("hip_flexion_r", "knee_angle_r", "ankle_angle_r")
-# Compiled for one run only: optimising the machine code would take longer than running it.
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 @functools.cache
@@ -43,7 +41,7 @@ def run(model, params, q, channels, dt, **options):
     """Output of a rollout from rest, with NumPy leaves."""
     start = initial_motion(model, params, jnp.asarray(q), jnp.zeros(len(q)), dt)
     compiled = jax.jit(lambda start, channels: rollout(model, params, start, channels, dt, **options)[1])
-    return jax.tree.map(np.asarray, compiled.lower(start, channels).compile(QUICK)(start, channels))
+    return jax.tree.map(np.asarray, compiled.lower(start, channels).compile()(start, channels))
 
 
 # ---- against OpenSim ----
@@ -70,7 +68,7 @@ def test_arm_moves_as_in_opensim(integrator, dt):
     start = initial_motion(
         model, params, jnp.asarray(truth["q"][0]), jnp.zeros(2), dt, channels=jnp.asarray(activation(0.0))
     )
-    out = jax.jit(lambda s, c: rollout(model, params, s, c, dt)[1], compiler_options=QUICK)(start, activation(end))
+    out = jax.jit(lambda s, c: rollout(model, params, s, c, dt)[1])(start, activation(end))
     every = round(0.02 / dt)
     error = np.degrees(np.asarray(out.q)[every - 1 :: every] - truth["q"][1:])
     assert np.sqrt(np.mean(error**2, axis=0)).max() < 3.2
@@ -273,9 +271,9 @@ def test_gradients_match_central_differences(tendon):
         return jnp.sum(weights * out.q) + 1e-3 * jnp.sum(weights * out.moments)
 
     size = jnp.maximum(jnp.abs(flat), 1e-2)
-    gradient = jax.jit(jax.grad(total), compiler_options=QUICK)(flat) * size
+    gradient = jax.jit(jax.grad(total))(flat) * size
     directions = jnp.asarray(rng.standard_normal((3, len(flat))))
-    slope = jax.jit(lambda d: jax.jvp(total, (flat,), (d * size,))[1], compiler_options=QUICK)
+    slope = jax.jit(lambda d: jax.jvp(total, (flat,), (d * size,))[1])
     for direction in directions:
         h = 1e-6
         difference = (total(flat + h * direction * size) - total(flat - h * direction * size)) / (2 * h)

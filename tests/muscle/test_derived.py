@@ -11,18 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import REFERENCE
+from helpers import REFERENCE, muscles
 from jax.flatten_util import ravel_pytree
 
 from nms_gym.errors import InputError
 from nms_gym.muscle import derived
 from nms_gym.muscle.curves import DeGrooteFregly2016
 from nms_gym.muscle.geometry import PlainPolynomial, lengths_and_moment_arms, paths_from_polynomials
-from nms_gym.muscle.hill import MuscleParams
 from nms_gym.muscle.tendon import fiber_step, initial_fiber
 
 CURVES = DeGrooteFregly2016()
-QUICK = {"xla_backend_optimization_level": 0}
 TABLES = json.loads((REFERENCE / "metabolics.json").read_text(encoding="utf-8"))
 
 
@@ -35,19 +33,6 @@ class Result(NamedTuple):
     tendon_strain: jax.Array
 
 
-def muscles(rows, damping=0.1, change=0.0):
-    """Parameters of rows (F0, lopt, slack, pennation, vmax)."""
-    columns = np.asarray(rows, dtype=float).T
-    same = np.ones(columns.shape[1])
-    return MuscleParams(
-        *(jnp.asarray(c) for c in columns),
-        fiber_damping=jnp.asarray(damping * same),
-        passive_fiber_strain_at_one_norm_force=jnp.asarray(0.6 * same),
-        tendon_strain_at_one_norm_force=jnp.asarray(0.049 * same),
-        optimal_fiber_length_change=jnp.asarray(change * same),
-    )
-
-
 ROWS = [(3000.0, 0.10, 0.20, 0.08, 10.0), (3549.0, 0.05, 0.25, 0.436, 8.0), (600.0, 0.12, 0.22, 0.0, 12.0)]
 
 
@@ -56,11 +41,11 @@ def result(x, v, strain, force):
     return Result(force, x, v, strain)
 
 
-derive = jax.jit(derived.derive, static_argnums=(0, 1), compiler_options=QUICK)
-stiffness = jax.jit(derived.stiffness, static_argnums=(0, 1), compiler_options=QUICK)
+derive = jax.jit(derived.derive, static_argnums=(0, 1))
+stiffness = jax.jit(derived.stiffness, static_argnums=(0, 1))
 
 
-@partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def at_rest(params, activation, lengths):
     """Elastic fibers in equilibrium."""
     state = initial_fiber("elastic", CURVES, params, activation, lengths)
@@ -76,7 +61,7 @@ def opensim(kind):
     table = {k: np.asarray(v) for k, v in TABLES[kind].items()}
     rows = [list(TABLES["muscles"][name].values())[:5] for name in table["muscle"]]
     out = result(*(table[k] for k in ("fiber_length", "fiber_velocity", "tendon_strain", "tendon_force")))
-    return table, muscles(rows, damping=0.1 if kind == "rigid" else 0.0), out
+    return table, muscles(rows, fiber_damping=0.1 if kind == "rigid" else 0.0), out
 
 
 @pytest.mark.parametrize("kind", ["rigid", "elastic"])
@@ -113,7 +98,7 @@ def test_every_quantity_is_opensims(kind):
 # ---- energy ----
 
 
-@partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def simulate(params, activation, lengths, dt):
     """Elastic fibers driven from rest; outputs with a time axis."""
 
@@ -135,7 +120,7 @@ def motion(dt, params):
 
 def test_energy_balance_of_an_elastic_simulation():
     """Fiber work minus what the tendon stores is the musculotendon's work; at every sample, powers balance."""
-    params = muscles(ROWS, damping=0.05)
+    params = muscles(ROWS, fiber_damping=0.05)
     errors = []
     for dt in (0.01, 0.005):
         activation, lengths, velocities = motion(dt, params)
@@ -179,7 +164,7 @@ def test_work_of_a_sine():
 
 def test_stiffness_is_the_slope_of_equilibrium_force():
     """Musculotendon stiffness against a change of length between equilibria; activation moves the optimal length."""
-    params = muscles(ROWS, change=0.15)
+    params = muscles(ROWS, optimal_fiber_length_change=0.15)
     activation = jnp.asarray([0.3, 0.8, 0.5])
     lengths = params.tendon_slack_length * 1.02 + params.optimal_fiber_length * jnp.asarray([0.8, 0.9, 1.1])
 
@@ -241,7 +226,7 @@ def test_joint_stiffness_is_the_slope_of_equilibrium_moments():
     params = muscles(ROWS)
     activation = jnp.asarray([0.3, 0.4, 0.6])
 
-    geometry = jax.jit(partial(lengths_and_moment_arms, PATHS), compiler_options=QUICK)
+    geometry = jax.jit(partial(lengths_and_moment_arms, PATHS))
 
     def moments(q):
         lengths, arms = geometry(q)
@@ -251,7 +236,7 @@ def test_joint_stiffness_is_the_slope_of_equilibrium_moments():
     lengths, arms = geometry(q)
     out = at_rest(params, activation, lengths)
     k = stiffness("elastic", CURVES, params, activation, out).musculotendon
-    slopes = jax.jit(partial(derived.moment_arm_slopes, PATHS), compiler_options=QUICK)(q)
+    slopes = jax.jit(partial(derived.moment_arm_slopes, PATHS))(q)
     matrix = derived.joint_stiffness(arms, slopes, out.tendon_force, k)
     differences = np.stack([-(moments(q + e) - moments(q - e)) / (2 * h) for e in h * np.eye(2)], axis=1)
     np.testing.assert_allclose(matrix, differences, rtol=1e-5, atol=1e-4)
@@ -308,7 +293,7 @@ def differences(function, x, step):
 def compiled(function):
     """The function and its forward and reverse Jacobians."""
     kinds = (function, jax.jacfwd(function), jax.jacrev(function))
-    return tuple(jax.jit(f, compiler_options=QUICK) for f in kinds)
+    return tuple(jax.jit(f) for f in kinds)
 
 
 def check_gradients(functions, x, step=1e-6, tolerance=1e-5):
@@ -333,7 +318,7 @@ STATES = {
 @pytest.fixture(scope="module")
 def everything():
     """Every leaf of ``derive`` as a flat function of parameters, activation and state, in units of order one."""
-    params = muscles(ROWS, change=0.1)
+    params = muscles(ROWS, optimal_fiber_length_change=0.1)
     flat, unravel = ravel_pytree(params)
     units = jnp.where(flat == 0, 1.0, jnp.abs(flat))
 

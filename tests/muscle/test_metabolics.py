@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from functools import partial
 from typing import NamedTuple
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,11 +17,9 @@ from jax.flatten_util import ravel_pytree
 from nms_gym.errors import InputError
 from nms_gym.muscle import metabolics
 from nms_gym.muscle.curves import DeGrooteFregly2016
-from nms_gym.muscle.hill import MuscleParams
 from nms_gym.muscle.metabolics import Bhargava2004, MetabolicParams, Umberger2010
 
 CURVES = DeGrooteFregly2016()
-QUICK = {"xla_backend_optimization_level": 0}
 TABLES = json.loads((REFERENCE / "metabolics.json").read_text(encoding="utf-8"))
 MODELS = {"bhargava": Bhargava2004, "umberger": Umberger2010}
 # Names of OpenSim's parts and ours.
@@ -41,7 +39,7 @@ PARTS = {
     },
 }
 
-rate = jax.jit(metabolics.metabolic_rate, static_argnums=(0, 1), compiler_options=QUICK)
+rate = jax.jit(metabolics.metabolic_rate, static_argnums=(0, 1))
 
 
 class Result(NamedTuple):
@@ -62,18 +60,12 @@ def sharp(kind):
     return dataclasses.replace(model, **hard)
 
 
-def muscles(rows, damping=0.1):
+def muscles(rows, fiber_damping=0.1):
     """Muscle and metabolic parameters of rows (F0, lopt, slack, pennation, vmax, slow-twitch fraction)."""
-    *columns, slow = np.asarray(rows, dtype=float).T
-    same = np.ones(len(slow))
-    params = MuscleParams(
-        *(jnp.asarray(c) for c in columns),
-        fiber_damping=jnp.asarray(damping * same),
-        passive_fiber_strain_at_one_norm_force=jnp.asarray(0.6 * same),
-        tendon_strain_at_one_norm_force=jnp.asarray(0.049 * same),
-        optimal_fiber_length_change=jnp.asarray(0.0 * same),
-    )
-    return params, MetabolicParams(jnp.asarray(1 - slow), jnp.asarray(0.25e6 * same), jnp.asarray(1059.7 * same))
+    rows = np.asarray(rows, dtype=float)
+    same = jnp.ones(len(rows))
+    metabolic = MetabolicParams(jnp.asarray(1 - rows[:, 5]), 0.25e6 * same, 1059.7 * same)
+    return helpers.muscles(rows[:, :5], fiber_damping=fiber_damping), metabolic
 
 
 def output(x, v):
@@ -134,7 +126,7 @@ def test_rounding_at_every_switch(kind, worst):
 
 def test_paper_variant_of_bhargava():
     """``alpha = 0.16 F_iso + 0.18 F`` when shortening and ``0.157 F`` when lengthening, away from the switch."""
-    params, metabolic = muscles([(1000.0, 0.1, 0.2, 0.0, 10.0, 0.5)] * 2, damping=0.0)
+    params, metabolic = muscles([(1000.0, 0.1, 0.2, 0.0, 10.0, 0.5)] * 2, fiber_damping=0.0)
     v, a = jnp.asarray([-0.3, 0.3]), jnp.asarray([0.5, 0.5])
     out = output(jnp.ones(2), v)
     ours = rate(Bhargava2004(force_dependent_shortening=True), CURVES, params, metabolic, a, a, out)
@@ -207,7 +199,7 @@ def flat_rate(request):
         return ravel_pytree(metabolics.metabolic_rate(model, CURVES, params, metabolic, e, a, output(x, v)))[0]
 
     kinds = (function, jax.jacfwd(function), jax.jacrev(function))
-    return tuple(map(partial(jax.jit, compiler_options=QUICK), kinds)), len(start)
+    return tuple(map(jax.jit, kinds)), len(start)
 
 
 @pytest.mark.parametrize("state", STATES)

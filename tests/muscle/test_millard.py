@@ -2,52 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 from math import comb
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import muscles, opensim_table
 
 from nms_gym.errors import InputError
 from nms_gym.muscle import millard
 from nms_gym.muscle.bezier import corner, evaluate
-from nms_gym.muscle.hill import MuscleParams
 from nms_gym.muscle.millard import TAIL_FORCE, Millard2012
 from nms_gym.muscle.tendon import equilibrium_velocity, fiber_step, initial_fiber
 
 CURVES = Millard2012()
+DEFAULTS = dict(CURVES.defaults) | {"fiber_damping": 0.1}
 PASSIVE, TENDON = 0.7, 0.049
 TENDON_SEAMS = (millard._splines(CURVES).log_force.low, millard._splines(CURVES).log_force.high)
-
-
-def quick(function, **options):
-    """Compiled for one run only: optimising the machine code would take longer than running it."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0}, **options)
-
-
-def muscles(sets, damping=0.1):
-    """Parameters of rows (F0, lopt, lts, pennation) of OpenSim's tables."""
-    f0, lopt, lts, pennation = np.atleast_2d(sets).T
-    same = np.ones(len(f0))
-    params = MuscleParams(
-        max_isometric_force=f0,
-        optimal_fiber_length=lopt,
-        tendon_slack_length=lts,
-        pennation_at_optimal=pennation,
-        max_contraction_velocity=10.0 * same,
-        optimal_fiber_length_change=0.0 * same,
-        **{name: value * same for name, value in CURVES.defaults.items()},
-    )
-    return jax.tree.map(jnp.asarray, dataclasses.replace(params, fiber_damping=damping * same))
-
-
-def table(data, name):
-    """Columns of one of OpenSim's tables by name, and the parameters of every row."""
-    file = np.load(data("truth_muscle") / f"{name}.npz")
-    columns = dict(zip((str(c) for c in file["columns"]), file["data"].T, strict=True))
-    return columns, file["param_sets"][columns["param_set"].astype(int)]
 
 
 # ---- curves ----
@@ -72,13 +44,13 @@ def table(data, name):
 def test_curves_are_opensims(data, curve, argument, name, value, slope):
     truth = np.load(data("truth_muscle") / "curves.npz")
     x = jnp.asarray(truth[argument])
-    error = np.abs(quick(curve)(x) - truth[name])
+    error = np.abs(jax.jit(curve)(x) - truth[name])
     print(f"{name}: largest error {error.max():.1e}")
     assert error.max() < value
     if name == "millard_tendon":
         assert error[truth[name] > TAIL_FORCE].max() < 1e-7
     elif f"{name}_deriv" in truth:
-        assert np.abs(quick(jax.vmap(jax.grad(curve)))(x) - truth[f"{name}_deriv"]).max() < slope
+        assert np.abs(jax.jit(jax.vmap(jax.grad(curve)))(x) - truth[f"{name}_deriv"]).max() < slope
 
 
 def quintic(points, u):
@@ -105,7 +77,7 @@ def test_splines_are_the_bezier_curves(corners, curve):
     """Between the knots, against the Bézier curves in their own variable, which need no solution for it."""
     u = np.linspace(0, 1, 2001)
     x, y = (np.concatenate([quintic(points[axis], u) for points in corners]) for axis in (0, 1))
-    error = np.abs(quick(curve)(x) - y)[(y > TAIL_FORCE) | (curve != toe)]
+    error = np.abs(jax.jit(curve)(x) - y)[(y > TAIL_FORCE) | (curve != toe)]
     print(f"largest error {error.max():.1e}")
     assert error.max() < 1e-5
 
@@ -135,7 +107,7 @@ def test_constants_without_a_curve_are_refused(change):
 def test_slack_tendon_never_pushes(strain):
     """Positive, increasing force everywhere; next to nothing at and below slack length."""
     length = jnp.linspace(1 - 2 * strain, 1 + 3 * strain, 20001)
-    force = np.asarray(quick(CURVES.tendon_force)(length, strain))
+    force = np.asarray(jax.jit(CURVES.tendon_force)(length, strain))
     assert np.all(force > 0)
     assert np.all(np.diff(force) > 0)
     assert force[length <= 1].max() < 3e-5
@@ -144,7 +116,7 @@ def test_slack_tendon_never_pushes(strain):
 @pytest.mark.parametrize("strain", [0.02, TENDON, 0.1])
 def test_tendon_length_inverts_tendon_force(strain):
     force = jnp.concatenate([jnp.geomspace(TAIL_FORCE, 6.0, 2000), jnp.asarray([2 / 3])])
-    again = quick(lambda force: CURVES.tendon_force(CURVES.tendon_length(force, strain), strain))(force)
+    again = jax.jit(lambda force: CURVES.tendon_force(CURVES.tendon_length(force, strain), strain))(force)
     np.testing.assert_allclose(again, force, rtol=1e-10)
 
 
@@ -161,7 +133,7 @@ def test_tendon_length_inverts_tendon_force(strain):
 )
 def test_slope_and_curvature_do_not_jump_where_formulas_meet(curve, seams):
     first = jax.grad(curve)
-    derivatives = quick(jax.vmap(lambda x: (first(x), jax.grad(first)(x))))
+    derivatives = jax.jit(jax.vmap(lambda x: (first(x), jax.grad(first)(x))))
     step = 1e-10
     slope, curvature = derivatives(jnp.concatenate([jnp.asarray(seams) + side for side in (-step, 0.0, step)]))
     slope, curvature = (np.asarray(x).reshape(3, -1) for x in (slope, curvature))
@@ -176,8 +148,8 @@ def test_slope_and_curvature_do_not_jump_where_formulas_meet(curve, seams):
 @pytest.mark.parametrize("name", ["static_millard_rigid", "dynamic_millard_rigid", "static_millard_elastic"])
 def test_forces_are_opensims(data, name):
     """OpenSim's static muscles are at rest; its dynamic ones have no damping."""
-    truth, sets = table(data, name)
-    params = muscles(sets, damping=0.0 if name == "dynamic_millard_rigid" else 0.1)
+    truth, sets = opensim_table(data, name)
+    params = muscles(sets, **(DEFAULTS | {"fiber_damping": 0.0 if name == "dynamic_millard_rigid" else 0.1}))
     tendon = name.rsplit("_", 1)[1]
     velocities = truth.get("vmt", np.zeros(len(sets)))
 
@@ -185,7 +157,7 @@ def test_forces_are_opensims(data, name):
         state = initial_fiber(tendon, CURVES, params, activation, lengths)
         return fiber_step(tendon, "bdf2", 12, CURVES, params, state, activation, lengths, velocities, 0.005)[1]
 
-    out = quick(first_step)(truth["activation"], truth["lmt"], velocities)
+    out = jax.jit(first_step)(truth["activation"], truth["lmt"], velocities)
     error = np.abs(out.tendon_force - truth["tendon_force"]) / sets[:, 0]
     print(f"{name}: 99th percentile {np.percentile(error, 99):.1e} F0, largest {error.max():.1e}")
     assert np.percentile(error, 99) < 1e-6
@@ -194,9 +166,11 @@ def test_forces_are_opensims(data, name):
 
 def test_fiber_velocities_are_opensims(data):
     """In 4000 random states of elastic muscles: the same, but for one that goes slack within them."""
-    truth, sets = table(data, "state_millard_elastic")
+    truth, sets = opensim_table(data, "state_millard_elastic")
     x = jnp.asarray(truth["fiber_length"] / sets[:, 1])
-    v = quick(equilibrium_velocity, static_argnums=0)(CURVES, muscles(sets), truth["activation"], x, truth["lmt"])
+    v = jax.jit(equilibrium_velocity, static_argnums=0)(
+        CURVES, muscles(sets, **DEFAULTS), truth["activation"], x, truth["lmt"]
+    )
     error = np.abs(v - truth["fiber_velocity"] / (10 * sets[:, 1]))
     print(f"fiber velocity: 95th percentile {np.percentile(error, 95):.1e} vmax, largest {error.max():.1e}")
     assert np.percentile(error, 95) < 1e-5
@@ -212,7 +186,7 @@ def test_forward_simulations_are_opensims(data, integrator, limit):
     stacked = np.stack([file[key] for key in keys], axis=-1)
     truth = {str(c): stacked[:, i] for i, c in enumerate(file["columns"])}
     sets = file["param_sets"][[labels.index(key.split("__")[1]) for key in keys]]
-    params = muscles(sets)
+    params = muscles(sets, **DEFAULTS)
 
     def step(state, sample):
         return fiber_step("elastic", integrator, 8, CURVES, params, state, *sample, 0.005)
@@ -221,7 +195,7 @@ def test_forward_simulations_are_opensims(data, integrator, limit):
         start = initial_fiber("elastic", CURVES, params, activation[0], lengths[0])
         return jax.lax.scan(step, start, (activation[1:], lengths[1:], velocities[1:]))[1].tendon_force
 
-    force = quick(run)(truth["activation"], truth["lmt"], truth["vmt"])
+    force = jax.jit(run)(truth["activation"], truth["lmt"], truth["vmt"])
     rms = np.sqrt(np.mean(((np.asarray(force) - truth["tendon_force"][1:]) / sets[:, 0]) ** 2, axis=0))
     print(f"{integrator}: median {np.median(rms):.1e} F0, largest {rms.max():.1e}")
     assert rms.shape == (15,)

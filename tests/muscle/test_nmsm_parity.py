@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import muscles
 
 from nms_gym.excitation import activation as act
 from nms_gym.muscle.curves import DeGrooteFregly2016
-from nms_gym.muscle.hill import MuscleParams
 from nms_gym.muscle.meyer_fregly import MeyerFregly2017, constant_pennation, nmsm_1_4
 from nms_gym.muscle.moments import muscle_moments
 from nms_gym.muscle.tendon import fiber_step, initial_fiber
@@ -18,17 +18,8 @@ CURVES = nmsm_1_4()
 
 
 def parameters(fixture):
-    same = np.ones(len(fixture["muscles"]))
-    params = MuscleParams(
-        max_isometric_force=fixture["p_F0"],
-        optimal_fiber_length=fixture["p_lopt"],
-        tendon_slack_length=fixture["p_lts"],
-        pennation_at_optimal=fixture["p_penn"],
-        max_contraction_velocity=10.0 * same,
-        optimal_fiber_length_change=0.0 * same,
-        **{name: value * same for name, value in CURVES.defaults.items()},
-    )
-    return jax.tree.map(jnp.asarray, params)
+    rows = np.stack([fixture[key] for key in ("p_F0", "p_lopt", "p_lts", "p_penn")], axis=1)
+    return muscles(rows, **CURVES.defaults)
 
 
 @pytest.fixture(scope="module", params=["speed1_cycle1", "speed2_cycle1"])

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import muscles
 
 from nms_gym.errors import InputError
 from nms_gym.muscle import tabulated
-from nms_gym.muscle.hill import MuscleParams
 from nms_gym.muscle.tabulated import Tabulated
 from nms_gym.muscle.tendon import fiber_step, initial_fiber
 
 CURVES = Tabulated()
 PASSIVE = CURVES.defaults["passive_fiber_strain_at_one_norm_force"]
 TENDON = CURVES.defaults["tendon_strain_at_one_norm_force"]
-QUICK = {"xla_backend_optimization_level": 0}
 # A tendon as users of CEINMS write it: it starts at zero strain, flat, and ends where a strong muscle may get to.
 STRAINS = np.arange(0.0, 0.101, 0.005)
 TOE = Tabulated(tendon_force_points=(tuple(STRAINS), tuple(1480 * STRAINS**2 / (1 + 20 * STRAINS))))
@@ -167,7 +165,7 @@ def test_derivatives_are_the_finite_differences(curve):
     function, step = FUNCTIONS[curve], 1e-6
     slope = jax.vmap(jax.grad(function))
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def everything(x):
         off = x + 1e-4  # from the points, where the third derivative jumps
         return (
@@ -186,7 +184,7 @@ def test_derivatives_are_the_finite_differences(curve):
 
 
 def test_derivatives_with_respect_to_strain():
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def everything(strain):
         step = 1e-6
         difference = (total(strain + step) - total(strain - step)) / (2 * step)
@@ -213,19 +211,12 @@ def test_elastic_fibers_converge_and_have_gradients():
     m, t, dt = 60, 60, 0.005
     fiber = rng.uniform(0.03, 0.15, m)
     slack = fiber * np.exp(rng.uniform(np.log(0.3), np.log(8), m))
-    same = np.ones(m)
-    params = MuscleParams(
-        max_isometric_force=1000 * same,
-        optimal_fiber_length=fiber,
-        tendon_slack_length=slack,
-        pennation_at_optimal=rng.uniform(0, 0.5, m),
-        max_contraction_velocity=10 * same,
-        fiber_damping=0.1 * same,
-        passive_fiber_strain_at_one_norm_force=PASSIVE * same,
-        tendon_strain_at_one_norm_force=TENDON * same,
-        optimal_fiber_length_change=0.15 * same,
+    params = muscles(
+        np.stack([np.full(m, 1000.0), fiber, slack, rng.uniform(0, 0.5, m)], axis=1),
+        passive_fiber_strain_at_one_norm_force=PASSIVE,
+        tendon_strain_at_one_norm_force=TENDON,
+        optimal_fiber_length_change=0.15,
     )
-    params = jax.tree.map(jnp.asarray, params)
     time = dt * np.arange(t)[:, None]
     phase, rate = rng.uniform(0, 6, m), rng.uniform(2, 20, m)
     lengths = slack + fiber * (1 + 0.3 * np.sin(rate * time + phase))
@@ -243,7 +234,7 @@ def test_elastic_fibers_converge_and_have_gradients():
         out = simulate(params)
         return jnp.mean(out.tendon_force) / 1000, (out.tendon_strain, out.residual)
 
-    (_, (strain, residual)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICK)(params)
+    (_, (strain, residual)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     assert float(strain.min()) < -0.02  # slack
     assert float(strain.max()) > 0.04  # and taut
     # A slack tendon under a jump of activation is these curves' sharpest corner; few steps stay there.

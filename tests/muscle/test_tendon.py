@@ -6,10 +6,12 @@ import dataclasses
 from functools import partial
 from types import SimpleNamespace
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import opensim_table
 from jax.flatten_util import ravel_pytree
 
 from nms_gym._pytree import pytree
@@ -17,7 +19,6 @@ from nms_gym.errors import InputError
 from nms_gym.excitation import activation as act
 from nms_gym.muscle import hill
 from nms_gym.muscle.curves import DeGrooteFregly2016
-from nms_gym.muscle.hill import MuscleParams
 from nms_gym.muscle.tendon import (
     FiberState,
     equilibrium_velocity,
@@ -29,28 +30,9 @@ from nms_gym.muscle.tendon import (
 )
 
 CURVES = DeGrooteFregly2016()
-# Compiled for one run only: optimising the machine code would take longer than running it.
-QUICK = {"xla_backend_optimization_level": 0}
 PROFILES = ("step", "ramp", "bursts")
+muscles = partial(helpers.muscles, fiber_damping=0.01)
 SIMULATED = ("vasmed_like", "soleus_like", "gasmed_like", "bflh_like", "bicep_long_like")
-
-
-def muscles(sets, damping=0.01, **changes):
-    """Parameters of rows (F0, lopt, lts, pennation) of OpenSim's tables."""
-    f0, lopt, lts, pennation = np.atleast_2d(sets).T
-    same = np.ones(len(f0))
-    params = MuscleParams(
-        max_isometric_force=f0,
-        optimal_fiber_length=lopt,
-        tendon_slack_length=lts,
-        pennation_at_optimal=pennation,
-        max_contraction_velocity=10.0 * same,
-        fiber_damping=damping * same,
-        passive_fiber_strain_at_one_norm_force=0.6 * same,
-        tendon_strain_at_one_norm_force=0.049 * same,
-        optimal_fiber_length_change=0.0 * same,
-    )
-    return jax.tree.map(jnp.asarray, dataclasses.replace(params, **changes))
 
 
 def traced(params, activation, lengths, velocities, dt, *, tendon="elastic", integrator="bdf2", iterations=12):
@@ -63,19 +45,12 @@ def traced(params, activation, lengths, velocities, dt, *, tendon="elastic", int
     return jax.lax.scan(step, start, (activation[1:], lengths[1:], velocities[1:]))[1]
 
 
-compiled = jax.jit(traced, static_argnames=("tendon", "integrator"), compiler_options=QUICK)
+compiled = jax.jit(traced, static_argnames=("tendon", "integrator"))
 
 
 def simulate(*args, **kwargs):
     """``traced``, compiled, with NumPy leaves."""
     return jax.tree.map(np.asarray, compiled(*args, **kwargs))
-
-
-def table(data, name):
-    """Columns of one of OpenSim's tables by name, and the parameters of every row."""
-    file = np.load(data("truth_muscle") / f"{name}.npz")
-    columns = dict(zip((str(c) for c in file["columns"]), file["data"].T, strict=True))
-    return columns, file["param_sets"][columns["param_set"].astype(int)]
 
 
 @partial(jax.jit, static_argnames="tendon")
@@ -90,7 +65,7 @@ def first_step(tendon, params, activation, lengths, velocities):
 
 @pytest.mark.parametrize("name", ["static_dgf_rigid", "dynamic_dgf_rigid"])
 def test_rigid_forces_are_opensims(data, name):
-    truth, sets = table(data, name)
+    truth, sets = opensim_table(data, name)
     params = muscles(sets)
     lengths, velocities = truth["lmt"], truth.get("vmt", np.zeros(len(sets)))
     out = first_step("rigid", params, truth["activation"], lengths, velocities)
@@ -104,7 +79,7 @@ def test_rigid_forces_are_opensims(data, name):
 
 def test_elastic_equilibria_are_opensims(data):
     """OpenSim solved to 2e-10 of F0."""
-    truth, sets = table(data, "static_dgf_elastic")
+    truth, sets = opensim_table(data, "static_dgf_elastic")
     out = first_step("elastic", muscles(sets), truth["activation"], truth["lmt"], np.zeros(len(sets)))
     np.testing.assert_allclose(out.tendon_force / sets[:, 0], truth["tendon_force"] / sets[:, 0], rtol=0, atol=1e-9)
     np.testing.assert_allclose(out.fiber_length, truth["fiber_length"] / sets[:, 1], rtol=0, atol=1e-9)
@@ -169,7 +144,7 @@ def smooth_motion(dt, sets=SETS):
 
 def test_order_of_the_integrators():
     """Halving the step divides the error by four (BDF2) or two (backward Euler)."""
-    params = muscles(SETS, damping=0.05)
+    params = muscles(SETS, fiber_damping=0.05)
 
     def force(dt, integrator):
         out = simulate(params, *smooth_motion(dt), dt, integrator=integrator, iterations=10)
@@ -254,7 +229,7 @@ def gradients():
         forces = traced(params, activation, lengths, velocities, dt, tendon=tendon).tendon_force
         return jnp.sum(forces / jnp.broadcast_to(params.max_isometric_force, forces.shape))
 
-    return jax.jit(jax.grad(total, argnums=(0, 1, 2)), static_argnums=5, compiler_options=QUICK)
+    return jax.jit(jax.grad(total, argnums=(0, 1, 2)), static_argnums=5)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -315,7 +290,7 @@ def derivative_check(function, *like):
         columns = [jax.vmap(moved, in_axes=(0, None))(side * steps, flat) for side in (1, -1)]
         return jax.jacfwd(moved)(zero, flat), jax.jacrev(moved)(zero, flat), (columns[0] - columns[1]).T / 4e-6
 
-    compiled = jax.jit(all_ways, compiler_options=QUICK)
+    compiled = jax.jit(all_ways)
 
     def check(*given, rtol=1e-6, smallest=1e-2):
         forward, reverse, differences = map(np.asarray, compiled(ravel_pytree(given)[0]))
@@ -441,7 +416,7 @@ def test_equilibrium_velocity_is_that_of_a_very_short_step():
     v = equilibrium_velocity(CURVES, params, activation, x, lengths)
     past = FiberState(hill.along_tendon(params, x), x, x)
     still = jnp.zeros_like(x)
-    step = jax.jit(partial(fiber_step, "elastic", "backward_euler", 40, CURVES), compiler_options=QUICK)
+    step = jax.jit(partial(fiber_step, "elastic", "backward_euler", 40, CURVES))
     out = step(params, past, activation, lengths, still, 1e-9)[1]
     np.testing.assert_allclose(out.fiber_velocity, v, rtol=1e-3, atol=1e-5)
 
@@ -474,7 +449,7 @@ def test_mixed_tendons_are_what_each_would_be(five_muscles):
         for name in vars(mixed):
             np.testing.assert_allclose(getattr(mixed, name)[:, place], getattr(alone, name)[:, place], atol=1e-12)
     batch = jax.tree.map(lambda x: jnp.stack([x, x]), (params, *motion))
-    batched = jax.jit(jax.vmap(lambda *m: traced(*m, 0.01, tendon=MIXED)), compiler_options=QUICK)(*batch)
+    batched = jax.jit(jax.vmap(lambda *m: traced(*m, 0.01, tendon=MIXED)))(*batch)
     np.testing.assert_allclose(batched.tendon_force[1], mixed.tendon_force, rtol=1e-10)
     # One kind for all, said per muscle, is that kind.
     np.testing.assert_array_equal(
@@ -492,7 +467,7 @@ def test_mixed_tendons_take_larger_parameter_sets(five_muscles):
 
     params, (activation, lengths, _) = five_muscles
     larger = Larger(**vars(params), gain=jnp.ones(2))
-    start = jax.jit(partial(initial_fiber, MIXED, CURVES), compiler_options=QUICK)
+    start = jax.jit(partial(initial_fiber, MIXED, CURVES))
     lengths = [start(p, activation[0], lengths[0]).length for p in (larger, params)]
     np.testing.assert_array_equal(*lengths)
 
@@ -511,7 +486,7 @@ def test_the_stretch_tells_the_error_of_a_rigid_tendon():
     """RMS error of force in F0 over tendon stretch in optimal fiber lengths, on motions like OpenSim's simulations."""
     ratio, strain = (x.ravel() for x in np.meshgrid([0.2, 0.5, 1.0, 2.0], [0.033, 0.049, 0.1]))
     sets = np.stack([np.full(12, 1000.0), np.full(12, 0.1), 0.1 * ratio, np.full(12, 0.2)], axis=-1)
-    params = muscles(sets, damping=0.1, tendon_strain_at_one_norm_force=strain)
+    params = muscles(sets, fiber_damping=0.1, tendon_strain_at_one_norm_force=strain)
     dt = 0.005
     t = np.arange(301)[:, None] * dt
     lengths = sets[:, 2] * 1.01 + sets[:, 1] * (np.cos(0.2) + 0.15 * np.sin(2 * np.pi * 1.5 * t))

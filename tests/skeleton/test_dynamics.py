@@ -48,8 +48,6 @@ from nms_gym.skeleton.dynamics import (
 from nms_gym.skeleton.functions import build_function, derivatives
 from nms_gym.skeleton.tree import build_tree, coordinate_columns, forward_kinematics, full_pose
 
-# Compiled for one run only: optimising the machine code would take longer than running it.
-QUICK = {"xla_backend_optimization_level": 0}
 ARM = ("r_shoulder_elev", "r_elbow_flex")
 LEG = ("hip_flexion_r", "hip_adduction_r", "hip_rotation_r", "knee_angle_r", "ankle_angle_r", "mtp_angle_r")
 PELVIS = ("pelvis_tilt", "pelvis_list", "pelvis_rotation", "pelvis_tx", "pelvis_ty", "pelvis_tz")
@@ -289,7 +287,7 @@ def lagrange(model, names, q, qd, qdd):
 
     h, steps = 2e-3, np.array([0, 1, -1, 2, -2])
     at = q + h * steps[:, None, None] * np.eye(len(q))
-    many = jax.jit(jax.vmap(jax.vmap(matrix_and_potential)), compiler_options=QUICK)
+    many = jax.jit(jax.vmap(jax.vmap(matrix_and_potential)))
     mass, potential = (np.asarray(x) for x in many(at))
     slopes, gravity = ((8 * (x[1] - x[2]) - (x[3] - x[4])) / (12 * h) for x in (mass, potential))
     change = np.einsum("kij,k,j->i", slopes, qd, qd) - 0.5 * np.einsum("kij,i,j->k", slopes, qd, qd)
@@ -445,13 +443,13 @@ def test_compiled_batched_and_as_an_argument(walker):
     skeleton = make_skeleton(walker, LEG)
     q, qd, torque = states(6) * 0.5
     expected = forward_dynamics(skeleton, q, qd, torque)
-    compiled = jax.jit(forward_dynamics, compiler_options=QUICK)
+    compiled = jax.jit(forward_dynamics)
     np.testing.assert_allclose(compiled(skeleton, q, qd, torque), expected, rtol=1e-9)
     # A cohort: one skeleton per row, of other masses.
     scales = np.linspace(0.8, 1.2, 5)
     cohort = jax.tree.map(lambda leaf: jnp.stack([leaf] * 5), skeleton)
     cohort = replace(cohort, mass=cohort.mass * scales[:, None])
-    found = jax.jit(jax.vmap(forward_dynamics), compiler_options=QUICK)(cohort, q, qd, torque)
+    found = jax.jit(jax.vmap(forward_dynamics))(cohort, q, qd, torque)
     for row in (0, 2, 4):
         one = forward_dynamics(replace(skeleton, mass=skeleton.mass * scales[row]), q[row], qd[row], torque[row])
         np.testing.assert_allclose(found[row], one, rtol=1e-9)
