@@ -248,15 +248,19 @@ def test_version():
 PUBLIC = {
     "nms_gym": """
         ChannelMap Condition InputError Kinematics ModelFile NmsEnv NmsModel NmsOutput NmsParams NmsState
-        NmsVectorEnv Segment Settings Step Subject Surroundings TASKS Task Trial as_dtype asset_path compose
-        episode_key fit_paths initial_motion initial_state kinematics_at load_people load_subject load_trial
-        make_condition make_params make_passive make_segment make_skeleton make_task make_trial model_from_osim
-        motion_step moving_model neuromuscular_step predict_moments process_emg read_model_file read_osim
-        rollout save_subject write_model_file
+        NmsVectorEnv Recording Replay Segment Settings Step Subject Surroundings TASKS Task Trial as_dtype
+        asset_path builder compose episode_key film fit_paths initial_motion initial_state kinematics_at
+        load_people load_quantities load_subject load_trial make_condition make_metabolic_params make_params
+        make_passive make_recording make_segment make_skeleton make_task make_trial metabolic_rate
+        model_from_osim motion_step moving_model neuromuscular_step play_actions play_policy predict_moments
+        process_emg quantities read_model_file read_osim read_osimx register_task rigid_by_rule rollout
+        save_subject write_model_file write_osim write_quantities
     """,
     "calibration": """
-        Assistance CalibrationResult DEFAULT_FREE Free Outcome Penalties Posterior Problem Progress Status Study
-        Synergies add_synergies assist calibrate calibrate_ceinms compare cross_validate default_free fit
-        fit_cohort laplace predict read_study sample tabulate write_predictions write_results
+        Assistance CalibrationResult DEFAULT_FREE EmgRecipe Free Outcome PassiveRecording Penalties Posterior
+        Prediction Problem Progress SolverOptions Status Study Synergies SynergyPlan ValidationPlan
+        add_synergies assist bands calibrate calibrate_ceinms compare cross_validate default_free fit fit_cohort
+        identifiability intervals laplace make_study predict read_study sample tabulate write_predictions
+        write_results
     """,
 }
