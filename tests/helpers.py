@@ -1,72 +1,10 @@
-"""What tests of several folders share: where things are, the shipped arm, and muscles of OpenSim's tables."""
+"""Where things are, for tests of any folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import jax.numpy as jnp
-import numpy as np
-
-from nms_gym._assets import asset_path
-from nms_gym.files.model_file import read_model_file
-from nms_gym.model.parameters import NmsParams, make_params
-from nms_gym.model.structure import NmsModel, Settings
-from nms_gym.muscle.hill import MuscleParams
 
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
 REFERENCE = TESTS / "reference"
 EXAMPLES = REPOSITORY / "examples"
-
-
-# --- the arm: shoulder and elbow, TRIlong, TRIlat, TRImed, BIClong, BICshort, BRA ---
-
-ARM = read_model_file(asset_path("arm/model.json"))
-# A channel drives the muscles named, with these weights.
-THREE_CHANNELS = {
-    "triceps": {"TRIlong": 1.0, "TRIlat": 1.0, "TRImed": 1.0},
-    "biceps": {"BIClong": 1.0, "BICshort": 1.0},
-    "brachialis": {"BRA": 1.0},
-}
-
-
-def arm_model(channels: Mapping[str, Mapping[str, float]] | None = None, **settings: Any) -> NmsModel:
-    """The arm with these channels; without any, each muscle has one of its own name."""
-    channels = {m: {m: 1.0} for m in ARM.muscles} if channels is None else channels
-    weights = np.array([[driven.get(m, 0.0) for driven in channels.values()] for m in ARM.muscles])
-    return NmsModel(ARM.muscles, ARM.coordinates, tuple(channels), Settings(**settings), weights, ARM.paths)
-
-
-def arm_params(model: NmsModel, **values: Any) -> NmsParams:
-    """Parameters of the model file and defaults, except ``values``."""
-    return make_params(model, {**ARM.parameters, **values})
-
-
-# --- muscles of OpenSim's tables ---
-
-
-def muscles(rows: Any, **changes: Any) -> MuscleParams:
-    """Parameters of rows (F0, lopt, slack, pennation), or (F0, lopt, slack, pennation, vmax); ``changes`` by name."""
-    columns = np.atleast_2d(np.asarray(rows, dtype=float)).T
-    params = {
-        "max_isometric_force": columns[0],
-        "optimal_fiber_length": columns[1],
-        "tendon_slack_length": columns[2],
-        "pennation_at_optimal": columns[3],
-        "max_contraction_velocity": columns[4] if len(columns) > 4 else 10.0,
-        "fiber_damping": 0.1,
-        "passive_fiber_strain_at_one_norm_force": 0.6,
-        "tendon_strain_at_one_norm_force": 0.049,
-        "optimal_fiber_length_change": 0.0,
-        **changes,
-    }
-    return MuscleParams(**{k: jnp.broadcast_to(jnp.asarray(v), columns.shape[1:]) for k, v in params.items()})
-
-
-def opensim_table(data: Any, name: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Columns of one of OpenSim's tables by name, and (F0, lopt, slack, pennation) of every row."""
-    file = np.load(data("truth_muscle") / f"{name}.npz")
-    columns = dict(zip((str(c) for c in file["columns"]), file["data"].T, strict=True))
-    return columns, file["param_sets"][columns["param_set"].astype(int)]

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import ARM, arm_model, arm_params
 from jax.flatten_util import ravel_pytree
+from models import ARM, arm_model, arm_params
 
 from nms_gym._assets import asset_path
 from nms_gym.conditions import (

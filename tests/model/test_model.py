@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import ARM, arm_model
 from jax.flatten_util import ravel_pytree
+from models import ARM, arm_model
 
 from nms_gym.errors import InputError
 from nms_gym.excitation.activation import delayed

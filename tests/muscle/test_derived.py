@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import REFERENCE, muscles
+from helpers import REFERENCE
 from jax.flatten_util import ravel_pytree
+from models import muscles
 
 from nms_gym.errors import InputError
 from nms_gym.muscle import derived

@@ -6,9 +6,9 @@ import dataclasses
 import json
 from typing import NamedTuple
 
-import helpers
 import jax
 import jax.numpy as jnp
+import models
 import numpy as np
 import pytest
 from helpers import REFERENCE
@@ -65,7 +65,7 @@ def muscles(rows, fiber_damping=0.1):
     rows = np.asarray(rows, dtype=float)
     same = jnp.ones(len(rows))
     metabolic = MetabolicParams(jnp.asarray(1 - rows[:, 5]), 0.25e6 * same, 1059.7 * same)
-    return helpers.muscles(rows[:, :5], fiber_damping=fiber_damping), metabolic
+    return models.muscles(rows[:, :5], fiber_damping=fiber_damping), metabolic
 
 
 def output(x, v):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import muscles, opensim_table
+from models import muscles, opensim_table
 
 from nms_gym.errors import InputError
 from nms_gym.muscle import millard

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import muscles
+from models import muscles
 
 from nms_gym.excitation import activation as act
 from nms_gym.muscle.curves import DeGrooteFregly2016

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import muscles
+from models import muscles
 
 from nms_gym.errors import InputError
 from nms_gym.muscle import tabulated

@@ -6,13 +6,13 @@ import dataclasses
 from functools import partial
 from types import SimpleNamespace
 
-import helpers
 import jax
 import jax.numpy as jnp
+import models
 import numpy as np
 import pytest
-from helpers import opensim_table
 from jax.flatten_util import ravel_pytree
+from models import opensim_table
 
 from nms_gym._pytree import pytree
 from nms_gym.errors import InputError
@@ -31,7 +31,7 @@ from nms_gym.muscle.tendon import (
 
 CURVES = DeGrooteFregly2016()
 PROFILES = ("step", "ramp", "bursts")
-muscles = partial(helpers.muscles, fiber_damping=0.01)
+muscles = partial(models.muscles, fiber_damping=0.01)
 SIMULATED = ("vasmed_like", "soleus_like", "gasmed_like", "bflh_like", "bicep_long_like")
 
 
