@@ -19,6 +19,16 @@ from nms_gym.muscle.families import FAMILIES
 STEP, STRAIN = 0.01, {"passive": 0.6, "tendon": 0.049}
 
 
+def samples(curves) -> tuple[jax.Array, ...]:
+    """A value of each curve."""
+    return (
+        curves.active_force_length(jnp.array(0.8)),
+        curves.passive_force_length(jnp.array(1.4), STRAIN["passive"]),
+        curves.force_velocity(jnp.array(-0.3)),
+        curves.tendon_force(jnp.array(1.03), STRAIN["tendon"]),
+    )
+
+
 def isometric(model: nms_gym.NmsModel, params: nms_gym.NmsParams, excitations: np.ndarray) -> nms_gym.NmsOutput:
     """The muscles in one pose, excited for as long as ``excitations (T,)`` says; outputs have a leading time axis."""
     pose = nms_gym.kinematics_at(model, jnp.array([0.0, 1.0]), jnp.zeros(2))
@@ -43,13 +53,9 @@ def main() -> None:
     print("family                at length 0.8: active  passive at 1.4  at shortening speed 0.3  tendon at strain 0.03")
     for name, family in FAMILIES.items():
         curves = family()
-        lengths.plot(x, curves.active_force_length(x) + curves.passive_force_length(x, STRAIN["passive"]), label=name)
-        values = (
-            curves.active_force_length(jnp.float32(0.8)),
-            curves.passive_force_length(jnp.float32(1.4), STRAIN["passive"]),
-            curves.force_velocity(jnp.float32(-0.3)),
-            curves.tendon_force(jnp.float32(1.03), STRAIN["tendon"]),
-        )
+        total = jax.jit(lambda x, c=curves: c.active_force_length(x) + c.passive_force_length(x, STRAIN["passive"]))
+        lengths.plot(x, total(x), label=name)
+        values = jax.jit(samples, static_argnums=0)(curves)
         print(f"{name:20s}", *(f"{float(value):18.3f}" for value in values))
     lengths.set(xlabel="fiber length / optimal", ylabel="force / maximum, full activation", ylim=(0, 2))
     lengths.legend(fontsize=7)

@@ -8,6 +8,7 @@ The recording is the shipped synthetic one. ``03_calibrate.py`` goes on from her
 import argparse
 from pathlib import Path
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -61,7 +62,7 @@ def main() -> None:
 
     # The stretch of the recording that counts, and the model over it.
     segment = nms_gym.make_segment(model, trial, coordinates=joints, start=1.0, stop=7.0)
-    output = nms_gym.predict_moments(model, params, segment.replay)
+    output = jax.jit(nms_gym.predict_moments)(model, params, segment.replay)
     figure = Figure(figsize=(9, 4), layout="constrained")
     for k, (axis, joint) in enumerate(zip(figure.subplots(2, 1, sharex=True), joints, strict=True)):
         predicted, measured = np.asarray(output.moments)[segment.scored, k], segment.measured[segment.scored, k]
