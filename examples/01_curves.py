@@ -19,9 +19,10 @@ from nms_gym.muscle.families import FAMILIES
 STEP, STRAIN = 0.01, {"passive": 0.6, "tendon": 0.049}
 
 
-def samples(curves) -> tuple[jax.Array, ...]:
-    """A value of each curve."""
+def sampled(curves, x: jax.Array) -> tuple[jax.Array, ...]:
+    """Force at fiber lengths ``x`` and full activation, and a value of each curve."""
     return (
+        curves.active_force_length(x) + curves.passive_force_length(x, STRAIN["passive"]),
         curves.active_force_length(jnp.array(0.8)),
         curves.passive_force_length(jnp.array(1.4), STRAIN["passive"]),
         curves.force_velocity(jnp.array(-0.3)),
@@ -53,12 +54,10 @@ def main() -> None:
     print("family                at length 0.8: active  passive at 1.4  at shortening speed 0.3  tendon at strain 0.03")
     for name, family in FAMILIES.items():
         curves = family()
-        total = jax.jit(lambda x, c=curves: c.active_force_length(x) + c.passive_force_length(x, STRAIN["passive"]))
-        lengths.plot(x, total(x), label=name)
-        values = jax.jit(samples, static_argnums=0)(curves)
+        total, *values = jax.jit(sampled, static_argnums=0)(curves, x)
+        lengths.plot(x, total, label=name)
         print(f"{name:20s}", *(f"{float(value):18.3f}" for value in values))
     lengths.set(xlabel="fiber length / optimal", ylabel="force / maximum, full activation", ylim=(0, 2))
-    lengths.legend(fontsize=7)
 
     arm = nms_gym.read_model_file(nms_gym.asset_path("arm/model.json"))
     time = STEP * np.arange(60)
@@ -74,12 +73,10 @@ def main() -> None:
     twitch.plot(time, pulse, label="excitation")
     twitch.plot(time, output.activation[:, i], label="activation")
     twitch.plot(time, output.fiber_length[:, i], label="fiber length / optimal, elastic")
-    burst.set(xlabel="time, s", ylabel="tendon force, N")
-    twitch.set(xlabel="time, s")
-    burst.legend(fontsize=7), twitch.legend(fontsize=7)
+    burst.set(xlabel="time, s", ylabel="tendon force, N"), twitch.set(xlabel="time, s")
+    lengths.legend(fontsize=7), burst.legend(fontsize=7), twitch.legend(fontsize=7)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out / "curves.png", dpi=120)
+        out.mkdir(parents=True, exist_ok=True), figure.savefig(out / "curves.png", dpi=120)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 
 import calibration
 import nms_gym
-from nms_gym.recording.arrays import make_recording
 
 CHANNELS = {"biceps": ["BIClong", "BICshort"], "triceps_long": ["TRIlong"], "triceps_lateral": ["TRIlat", "TRImed"]}
 
@@ -35,7 +34,7 @@ def main() -> None:
         print(f"EMG {name:16s} largest envelope {largest:.3f} mV")
 
     # One checked recording, everything on one grid of 10 ms.
-    trial = make_recording(
+    trial = nms_gym.make_recording(
         "reach_1",
         time=recorded["time"],
         coordinates=joints,
@@ -73,8 +72,7 @@ def main() -> None:
         axis.set(ylabel=f"{joint}, N·m")
     axis.legend(), axis.set(xlabel="time, s")
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out / "moments.png", dpi=120)
+        out.mkdir(parents=True, exist_ok=True), figure.savefig(out / "moments.png", dpi=120)
 
 
 if __name__ == "__main__":

@@ -13,15 +13,14 @@ from matplotlib.figure import Figure
 
 import calibration
 import nms_gym
-from calibration.study.build import make_study
-from calibration.study.emg import EmgRecipe
-from nms_gym.recording.arrays import make_recording
+
+CHANNELS = {"biceps": ["BIClong", "BICshort"], "triceps_long": ["TRIlong"], "triceps_lateral": ["TRIlat", "TRImed"]}
 
 
-def recording(name: str):
+def recording(name: str) -> nms_gym.Recording:
     """Load your own arrays here; this one is shipped, and made up."""
     with np.load(nms_gym.asset_path(f"demo/recording/{name}.npz")) as a:
-        return make_recording(
+        return nms_gym.make_recording(
             name,
             time=a["time"],  # (T,) s
             coordinates=list(a["coordinates"]),
@@ -39,20 +38,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for calibrated.png and what nms-gym calibrate writes")
     out = parser.parse_args().out
 
-    study = make_study(
+    study = calibration.make_study(
         "demo",
         model="asset:arm",
         coordinates=["r_shoulder_elev", "r_elbow_flex"],
-        channels={
-            "biceps": ["BIClong", "BICshort"],
-            "triceps_long": ["TRIlong"],
-            "triceps_lateral": ["TRIlat", "TRImed"],
-        },
+        channels=CHANNELS,
         passive_muscles=["BRA"],
         groups={"biceps": ["BIClong", "BICshort"], "triceps": ["TRIlong", "TRIlat", "TRImed"]},
         trials=[recording(name) for name in ("reach_1", "reach_2", "reach_3")],
         train=["reach_1", "reach_2"],  # of reach_3 nothing is said: it is held out
-        emg=EmgRecipe("raw", baseline=0.02),
+        emg=calibration.EmgRecipe("raw", baseline=0.02),
         dt=0.01,
     )
     outcome = calibration.calibrate(study)
@@ -62,11 +57,10 @@ def main() -> None:
     for row in outcome.rows:
         if row["split"] == "held-out":
             print(f"held out: {row['coordinate']:16s} {row['set']:12s} R2 {row['r2']:6.2f}, RMSE {row['rmse']:.2f} N·m")
-    print("muscle        optimal fiber length, m    maximum isometric force, N")
-    for i, muscle in enumerate(study.model.muscles):
-        before, after = study.start, fit.params
-        lengths = f"{before.optimal_fiber_length[i]:8.4f} -> {after.optimal_fiber_length[i]:.4f}"
-        print(f"{muscle:10s} {lengths}  {before.max_isometric_force[i]:10.0f} -> {after.max_isometric_force[i]:.0f}")
+    for muscle, *values in zip(
+        study.model.muscles, study.start.optimal_fiber_length, fit.params.optimal_fiber_length, strict=True
+    ):
+        print(f"{muscle:10s} optimal fiber length {values[0]:.4f} -> {values[1]:.4f} m")
 
     if out is not None:
         calibration.write_results(out, study, outcome, report=False)  # report=True for a page with everything

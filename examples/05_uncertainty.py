@@ -31,7 +31,9 @@ def main() -> None:
 
     known = analysis.identifiability
     print(f"the recordings determine {known.determined} of {len(known.parameters)} combinations of parameters")
-    print("hardly told apart:", *(f"{p.first} and {p.second} ({p.correlation:+.2f})" for p in known.pairs[:2]), sep="\n  ")
+    print(
+        "hardly told apart:", *(f"{p.first} and {p.second} ({p.correlation:+.2f})" for p in known.pairs[:2]), sep="\n  "
+    )
     print("least known:", *(direction.text for direction in known.worst[:2]), sep="\n  ")
 
     # Bands that measured moments should lie in. They cannot know what is wrong with the model in every trial alike.

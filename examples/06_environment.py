@@ -16,15 +16,14 @@ from matplotlib.figure import Figure
 import nms_gym  # its environments are known to Gymnasium from here on
 
 
-def play(env: gymnasium.Env, policy) -> tuple[float, bool, list[np.ndarray]]:
-    """Return and success of one episode, and its observations."""
+def play(env: gymnasium.Env, policy) -> tuple[float, bool]:
+    """Return and success of one episode."""
     observation, info = env.reset(seed=0)
-    total, over, seen = 0.0, False, []
+    total, over = 0.0, False
     while not over:
         observation, reward, terminated, truncated, info = env.step(policy(observation))
         total, over = total + float(reward), terminated or truncated
-        seen.append(observation)
-    return total, info["success"], seen
+    return total, info["success"]
 
 
 def main() -> None:
@@ -48,7 +47,7 @@ def main() -> None:
         "scripted": lambda observation: np.asarray(shell.task.baseline(observation)),
     }
     for name, policy in policies.items():
-        total, success, seen = play(env, policy)
+        total, success = play(env, policy)
         print(f"{name:9s} return {total:8.1f}, {'success' if success else 'no success'}")
     if given.out is not None:
         given.out.mkdir(parents=True, exist_ok=True)
