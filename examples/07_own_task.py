@@ -58,7 +58,8 @@ class Pull:
 def make_pull(degrees: float = 60.0, strongest: float = 10.0) -> Pull:
     person = default_subject()
     pose = np.array([np.radians(degrees) if c == "r_elbow_flex" else 0.0 for c in person.model.coordinates])
-    return Pull(person.model, person.params, kinematics_at(person.model, pose, 0.0 * pose), np.asarray(strongest))
+    model = nms.replace(person.model, settings=nms.replace(person.model.settings, tendon="rigid"))  # compiles sooner
+    return Pull(model, person.params, kinematics_at(model, pose, 0.0 * pose), np.asarray(strongest))
 
 
 register_task("own/Pull-v0", make_pull)

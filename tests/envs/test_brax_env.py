@@ -350,16 +350,7 @@ def test_a_batch_is_as_many_single_episodes():
 # --- training -------------------------------------------------------------
 
 
-@pytest.fixture
-def quick_compiling():
-    """For programs that a trainer compiles."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compiling")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_ppo_trains():
     env = BraxEnv("ElbowReach-v0", tendon="rigid", seconds=0.1)

@@ -41,14 +41,6 @@ DIVERGENCE = {"angle": 1e-3, "return": 0.02}
 BEYOND = 0.5
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quickly_compiled():
-    """Every program runs briefly: optimising its machine code would take longer than running it."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 # Tens of seconds to compile.
 HEAVY = ("ArmReach-v0", "KneeExtension-v0", "AnkleTracking-v0", "LegSwing-v0", "AnkleExo-v0")
 

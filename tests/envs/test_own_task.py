@@ -47,13 +47,6 @@ LARGE = 2**30 + 1
 """a number that float32 cannot hold"""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quickly_compiled():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def example():
     """The example file as a module; it has no importable name, and pickling looks for one."""
