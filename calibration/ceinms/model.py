@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,9 @@ from nms_gym._pytree import pytree, replace
 from nms_gym.errors import InputError, listed
 from nms_gym.excitation.activation import ceinms_coefficient, shaped
 from nms_gym.model.parameters import NmsParams
+from nms_gym.muscle.splines import CONSTANT, Points, Spline, evaluate_all, make_spline
 from nms_gym.recording.ceinms import CURVE_NAMES, CeinmsExcitations, CeinmsSubject
 from nms_gym.recording.trial import Trial
-from nms_gym.skeleton.functions import simm_spline
-
-Points = tuple[tuple[float, ...], tuple[float, ...]]
 
 # NMSmodel/ceinms/MTU.h and ElasticTendon_BiSec.cpp: the fiber is sought between these optimal lengths, a frame without
 # a root in between costs as much as 100 rho^2 at rho = 1, and a fiber beyond rho = 0.5 pays 100 rho^2.
@@ -111,61 +109,10 @@ class CeinmsOutput:
 # ---------------------------------------------------------------------------------------------- curves
 
 
-class _Table(NamedTuple):
-    """Cubics of all curves, one row per segment, and the edges between the segments of each."""
-
-    edges: np.ndarray
-    """(curves, N) starts of the segments after the first, padded with infinity"""
-    first: np.ndarray
-    """(curves,) int32 row of each curve's first segment"""
-    low: np.ndarray
-    high: np.ndarray
-    rows: np.ndarray
-    """(segments, 5) start, y, b, c, d"""
-
-
 @functools.lru_cache(maxsize=8)
-def _table(curves: tuple[Points, ...]) -> _Table:
-    n = max(len(x) for x, _ in curves) - 2
-    edges, rows, first = np.full((len(curves), n), np.inf), [], []
-    for i, (x, y) in enumerate(curves):
-        b, c, d = simm_spline(np.array(x), np.array(y))
-        first.append(len(rows))
-        rows += list(zip(x[:-1], y[:-1], b[:-1], c[:-1], d[:-1], strict=True))
-        edges[i, : len(x) - 2] = x[1:-1]
-    ends = np.array([(x[0], x[-1]) for x, _ in curves])
-    return _Table(edges, np.array(first, np.int32), ends[:, 0], ends[:, 1], np.array(rows))
-
-
-def _read(table: _Table, x: Array) -> tuple[Array, Array]:
-    """Values and slopes of every curve at its own ``x (curves, ...)``; constant outside its points.
-
-    One lookup serves all curves: in a loop over frames the number of operations is what costs.
-    """
-
-    def each(values: np.ndarray) -> Array:
-        return jnp.asarray(values, values.dtype if values.dtype == np.int32 else x.dtype).reshape(
-            values.shape[:1] + (1,) * (x.ndim - 1) + values.shape[1:]
-        )
-
-    inside = jnp.clip(x, each(table.low), each(table.high))
-    k = each(table.first) + jnp.sum(inside[..., None] >= each(table.edges), axis=-1, dtype=jnp.int32)
-    start, y, b, c, d = jnp.moveaxis(jnp.asarray(table.rows, x.dtype).at[k].get(mode="promise_in_bounds"), -1, 0)
-    h = inside - start
-    slope = jnp.where(inside == x, b + h * (2.0 * c + 3.0 * h * d), 0.0)
-    # A barrier, or the compiler repeats the lookup in every kernel that uses it.
-    return jax.lax.optimization_barrier((y + h * (b + h * (c + h * d)), slope))
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _curves(table: _Table, x: Array) -> Array:
-    return _read(table, x)[0]
-
-
-@_curves.defjvp
-def _curves_jvp(table: Any, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    value, slope = _read(table, primals[0])
-    return value, slope * tangents[0]
+def _splines(curves: tuple[Points, ...]) -> tuple[Spline, ...]:
+    """CEINMS's curves are constant outside their points."""
+    return tuple(make_spline(points, settle=CONSTANT) for points in curves)
 
 
 # ---------------------------------------------------------------------------------------------- forward
@@ -223,7 +170,7 @@ def _forces(
             (lengths - along - slack) / slack,
         ]
     )
-    active, passive, speed, tendon = _curves(_table(model.curves), x)
+    active, passive, speed, tendon = evaluate_all(_splines(model.curves), x)
     return (active * speed * a + passive + params.fiber_damping * v) * (along / fiber), tendon
 
 

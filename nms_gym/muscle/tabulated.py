@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -16,13 +16,8 @@ from jax import Array
 from scipy.optimize import brentq
 
 from nms_gym.errors import InputError, listed
-from nms_gym.skeleton.functions import simm_spline
+from nms_gym.muscle.splines import Points, Spline, at, chosen, cut, ends, evaluate, make_spline, parts
 
-Points = tuple[tuple[float, ...], tuple[float, ...]]
-"""Abscissas, increasing, and ordinates."""
-
-# A curve that ends with a slope settles at its last value over this distance, so that its derivative has no jump.
-SETTLE = 0.01
 # CEINMS limits the normalised fiber velocity to this before it reads the force-velocity curve (MTU.cpp).
 MAX_VELOCITY = 1.0
 # The tendon follows its points while it carries less than this times the maximum isometric force, and while it is
@@ -108,31 +103,31 @@ class Tabulated:
 
     def active_force_length(self, length: Array) -> Array:
         """Spline through ``active_force_length_points``."""
-        return _evaluate(self._active, jnp.asarray(length))
+        return evaluate(self._active, jnp.asarray(length))
 
     def force_velocity(self, velocity: Array) -> Array:
         """Spline through ``force_velocity_points``, settling beyond velocity 1 either way."""
-        return _evaluate(self._velocity, jnp.asarray(velocity))
+        return evaluate(self._velocity, jnp.asarray(velocity))
 
     def passive_force_length(self, length: Array, strain: Array) -> Array:
         """Spline through ``passive_force_length_points``; 1 at ``1 + strain``.
 
         Points that never reach force 1 count as reaching it at strain 1: with that strain they are as given.
         """
-        return _evaluate(self._passive, 1.0 + (jnp.asarray(length) - 1.0) * (self._passive_strain / strain))
+        return evaluate(self._passive, 1.0 + (jnp.asarray(length) - 1.0) * (self._passive_strain / strain))
 
     def tendon_force(self, length: Array, strain: Array) -> Array:
         """Spline through ``tendon_force_points`` while taut; 1 at ``1 + strain``, tending to -0.01 when slack."""
         t = self._tendon
         e = (jnp.asarray(length) - 1.0) * (t.strain_at_one / strain)
-        return _evaluate(t.spline, e)
+        return evaluate(t.spline, e)
 
     def tendon_length(self, force: Array, strain: Array) -> Array:
         """Inverse of ``tendon_force``; near its limit in a slack tendon the logarithm goes on along its tangent."""
         t = self._tendon
-        before, inside, after = _parts(jnp.asarray(force), t.low_force, t.high_force)
+        before, inside, after = parts(jnp.asarray(force), t.low_force, t.high_force)
         y, y_min = 1.0 + before / SLACK_PUSH, SLACK_REST
-        beyond, y, _ = _parts(y, y_min, 1.0)
+        beyond, y, _ = parts(y, y_min, 1.0)
         e = _strain_inside(t.spline, inside) + t.spline.settle[0] * (jnp.log(y) + beyond / y_min) + after / t.high_slope
         return 1.0 + e * (strain / t.strain_at_one)
 
@@ -170,15 +165,15 @@ class Tabulated:
 
     @functools.cached_property
     def _active(self) -> Spline:
-        return _spline(self.active_force_length_points)
+        return make_spline(self.active_force_length_points)
 
     @functools.cached_property
     def _passive(self) -> Spline:
-        return _spline(self.passive_force_length_points)
+        return make_spline(self.passive_force_length_points)
 
     @functools.cached_property
     def _velocity(self) -> Spline:
-        return _spline(self.force_velocity_points, -MAX_VELOCITY, MAX_VELOCITY)
+        return make_spline(self.force_velocity_points, -MAX_VELOCITY, MAX_VELOCITY)
 
     @functools.cached_property
     def _passive_strain(self) -> float:
@@ -187,7 +182,7 @@ class Tabulated:
 
     @functools.cached_property
     def _tendon(self) -> Tendon:
-        return _tendon(_spline(self.tendon_force_points))
+        return _tendon(make_spline(self.tendon_force_points))
 
 
 CURVES = tuple(f.name.removesuffix("_points") for f in fields(Tabulated) if f.name.endswith("_points"))
@@ -208,103 +203,6 @@ def _checked(points: Any, curve: str) -> Points:
     return x, y
 
 
-# ---------------------------------------------------------------------------------------------- splines
-
-
-class Spline(NamedTuple):
-    """Cubics ``y + h (b + h (c + h d))``, ``h = x - start``, one per segment, continued smoothly outside.
-
-    A continuation leaves the end along its tangent and settles exponentially: at ``end value + slope * distance``, or
-    never where the distance is infinite.
-    """
-
-    rows: tuple[tuple[float, ...], ...]
-    """start, y, b, c, d of each segment"""
-    end: float
-    """where the last segment ends"""
-    settle: tuple[float, float] = (SETTLE, SETTLE)
-    """distances over which the curve settles before the first segment and after the last"""
-
-
-def _spline(points: Points, low: float = -math.inf, high: float = math.inf) -> Spline:
-    """Spline of the whole table, cut to ``low`` .. ``high``."""
-    x, y = map(np.asarray, points)
-    b, c, d = simm_spline(x, y)
-    whole = Spline(tuple(map(tuple, np.stack([x, y, b, c, d], axis=1)[:-1].tolist())), float(x[-1]))
-    return _cut(whole, max(low, whole.rows[0][0]), min(high, whole.end))
-
-
-def _cut(spline: Spline, low: float, high: float, extra: Sequence[float] = ()) -> Spline:
-    """The same cubics from ``low`` to ``high``, with more segments where ``extra`` asks for them."""
-    starts = sorted({low, *(x for x in (*(row[0] for row in spline.rows), *extra) if low < x < high)})
-    rows = []
-    for start in starts:
-        origin, y, b, c, d = next(row for row in reversed(spline.rows) if row[0] <= start)
-        h = start - origin
-        rows.append((start, y + h * (b + h * (c + h * d)), b + h * (2 * c + 3 * h * d), c + 3 * h * d, d))
-    return Spline(tuple(rows), high)
-
-
-def _ends(spline: Spline) -> list[float]:
-    """Where each segment ends."""
-    return [*(row[0] for row in spline.rows[1:]), spline.end]
-
-
-def _at(row: Sequence[float], x: float) -> tuple[float, float]:
-    """Value and slope at ``x`` of the cubic in a row."""
-    start, y, b, c, d = row
-    h = x - start
-    return y + h * (b + h * (c + h * d)), b + h * (2 * c + 3 * h * d)
-
-
-def _chosen(x: Array, starts: Sequence[float], rows: Sequence[Sequence[float]]) -> list[Array]:
-    """Entries of the row in whose segment each ``x`` lies; the first row's below every start."""
-    table = jnp.asarray(np.asarray(rows), x.dtype)
-    edges = jnp.asarray(np.asarray(starts[1:]).reshape((1,) * x.ndim + (-1,)), x.dtype)
-    # Counting and gathering; a chain of selections compiles four times longer and runs back ten times slower.
-    k = jnp.sum(x[..., None] >= edges, axis=-1, dtype=jnp.int32)
-    return [table[:, i].at[k].get(mode="promise_in_bounds") for i in range(table.shape[1])]
-
-
-def _parts(x: Array, low: float, high: float) -> tuple[Array, Array, Array]:
-    """How far ``x`` is below ``low`` (<= 0), ``x`` held between, and how far it is above ``high``.
-
-    Not by ``jnp.clip``, minimum and maximum: they halve the derivatives at the ends themselves.
-    """
-    below, above = x < low, x > high
-    inside = jnp.where(below, low, jnp.where(above, high, x))
-    return jnp.where(below, x - low, 0.0), inside, jnp.where(above, x - high, 0.0)
-
-
-def _value_and_slope(spline: Spline, x: Array) -> tuple[Array, Array]:
-    """The spline and its derivative, also outside."""
-    low, high = spline.rows[0][0], spline.end
-    low_slope, high_slope = spline.rows[0][2], _at(spline.rows[-1], high)[1]
-    before, inside, after = _parts(x, low, high)
-    start, y, b, c, d = _chosen(inside, [row[0] for row in spline.rows], spline.rows)
-    h = inside - start
-    value = y + h * (b + h * (c + h * d))
-    slope = b + h * (2.0 * c + 3.0 * h * d)
-    for distance, end_slope, settle in ((before, low_slope, spline.settle[0]), (-after, -high_slope, spline.settle[1])):
-        rest = jnp.expm1(distance / settle)  # 0 inside
-        value = value + end_slope * (distance if settle == math.inf else settle * rest)
-        slope = slope * (1.0 + rest)
-    return value, slope
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _evaluate(spline: Spline, x: Array) -> Array:
-    """The spline, also outside."""
-    return _value_and_slope(spline, x)[0]
-
-
-@_evaluate.defjvp
-def _evaluate_jvp(spline: Spline, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # Reverse mode then keeps the slope instead of every coefficient: ten times faster.
-    value, slope = _value_and_slope(spline, primals[0])
-    return value, slope * tangents[0]
-
-
 # ---------------------------------------------------------------------------------------------- the tendon
 
 
@@ -322,16 +220,16 @@ class Tendon(NamedTuple):
 
 def _first_reaching_one(spline: Spline) -> float | None:
     """Where the spline first grows through 1, between points on either side of 1."""
-    for row, end in zip(spline.rows, _ends(spline), strict=True):
-        if row[1] < 1.0 <= _at(row, end)[0]:
-            return float(brentq(lambda x, row=row: _at(row, x)[0] - 1.0, row[0], end, xtol=1e-15, rtol=1e-15))  # type: ignore[arg-type]
+    for row, end in zip(spline.rows, ends(spline), strict=True):
+        if row[1] < 1.0 <= at(row, end)[0]:
+            return float(brentq(lambda x, row=row: at(row, x)[0] - 1.0, row[0], end, xtol=1e-15, rtol=1e-15))  # type: ignore[arg-type]
     return None
 
 
 def _solutions(spline: Spline, value: float, derivative: bool, low: float, high: float) -> list[float]:
     """Every x in ``low`` .. ``high`` where the spline (or its slope) has a value."""
     found = []
-    for (start, y, b, c, d), end in zip(spline.rows, _ends(spline), strict=True):
+    for (start, y, b, c, d), end in zip(spline.rows, ends(spline), strict=True):
         roots = np.roots([3 * d, 2 * c, b - value] if derivative else [d, c, b, y - value])
         roots = start + roots.real[np.abs(roots.imag) < 1e-9 * (1.0 + np.abs(roots.real))]
         near = 1e-12  # a root at a knot must not fall between its two segments
@@ -347,14 +245,14 @@ def _tendon(spline: Spline) -> Tendon:
             "tendon_force does not grow through force 1 at a positive strain; it is needed to scale the tendon, "
             "and a muscle can pull as much: extend the points"
         )
-    stiffness = _at(_cut(spline, one, last).rows[0], one)[1]
+    stiffness = at(cut(spline, one, last).rows[0], one)[1]
     if stiffness <= 0:
         raise InputError(f"tendon_force falls where it reaches force 1, at strain {one:g}; check its points there")
     soft = [_solutions(spline, MIN_STIFFNESS * stiffness, True, *side) for side in ((first, one), (one, last))]
     low = max([first, *soft[0], *_solutions(spline, 0.0, False, first, one)])
     high = min([last, *soft[1], *_solutions(spline, MAX_TENDON_FORCE, False, one, last)])
     part = _invertible(spline, low, high)
-    high_force, high_slope = _at(part.rows[-1], high)
+    high_force, high_slope = at(part.rows[-1], high)
     _, low_force, low_slope, _, _ = part.rows[0]
     part = part._replace(settle=(SLACK_PUSH / low_slope, math.inf))
     return Tendon(part, low_force, high_force, high_slope, one)
@@ -364,9 +262,9 @@ def _invertible(spline: Spline, low: float, high: float) -> Spline:
     """The same cubics with segments halved until ``ITERATIONS`` of Newton's method invert every one."""
     extra: list[float] = []
     for _round in range(40):
-        part = _cut(spline, low, high, extra)
+        part = cut(spline, low, high, extra)
         more = []
-        for (start, _, b, c, d), secant, end in zip(part.rows, _secants(part), _ends(part), strict=True):
+        for (start, _, b, c, d), secant, end in zip(part.rows, _secants(part), ends(part), strict=True):
             h = (end - start) * np.linspace(0.0, 1.0, 33)
             found = _newton(h * (b + h * (c + h * d)), b, c, d, secant)
             if np.abs(found - h).max() > 1e-13 * (end - start) + 1e-16:
@@ -379,7 +277,7 @@ def _invertible(spline: Spline, low: float, high: float) -> Spline:
 
 def _secants(spline: Spline) -> list[float]:
     """Strain per force over each segment."""
-    return [(end - row[0]) / (_at(row, end)[0] - row[1]) for row, end in zip(spline.rows, _ends(spline), strict=True)]
+    return [(end - row[0]) / (at(row, end)[0] - row[1]) for row, end in zip(spline.rows, ends(spline), strict=True)]
 
 
 def _newton(rise: Any, b: Any, c: Any, d: Any, secant: Any) -> Any:
@@ -393,7 +291,7 @@ def _newton(rise: Any, b: Any, c: Any, d: Any, secant: Any) -> Any:
 def _by_force(spline: Spline, force: Array) -> list[Array]:
     """Start, force there, b, c, d and secant of the segment whose forces hold each ``force``."""
     rows = [(*row, secant) for row, secant in zip(spline.rows, _secants(spline), strict=True)]
-    return _chosen(force, [row[1] for row in rows], rows)
+    return [column[0] for column in chosen(force[None], [[row[1] for row in rows]], [rows])]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
