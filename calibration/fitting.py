@@ -186,6 +186,8 @@ def polished(
     Raises:
         InputError: ``result`` belongs to another problem.
     """
+    if result.layout != make_layout(problem):
+        raise InputError("the result belongs to another problem: their free parameters or bounds differ")
     end = fit(problem, solver="lm", initial=result.all_z, progress=progress)
     if not len(end.history):  # interrupted before it began
         return dataclasses.replace(result, status=end.status)

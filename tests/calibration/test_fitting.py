@@ -201,6 +201,10 @@ def test_polishing_reaches_the_bottom(person, calibrated):
     assert len(result.history) >= len(rough.history) + result.iterations - rough.iterations > len(rough.history)
     with pytest.raises(InputError, match=r"initial has shape \(1, 2\); expected \(starts, "):
         fit(person[0], initial=np.zeros((1, 2)))
+    # As many free values, but of other names: by position they would land on the wrong muscles.
+    layout = dataclasses.replace(rough.layout, names=rough.layout.names[::-1])
+    with pytest.raises(InputError, match="belongs to another problem"):
+        polished(person[0], dataclasses.replace(rough, layout=layout))
 
 
 def test_adam_comes_close(person, calibrated):
