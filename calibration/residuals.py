@@ -31,7 +31,7 @@ import numpy as np
 from jax import Array
 
 from calibration.problem import Layout, Penalties, Problem, group_rows, make_layout, params_at
-from nms_gym._pytree import pytree
+from nms_gym._pytree import Leaf, pytree
 from nms_gym.model.forward import NmsOutput, channel_excitation
 from nms_gym.model.parameters import NmsParams
 from nms_gym.model.replay import Replay, Segment, delayed_channels, padded, predict_moments
@@ -49,9 +49,9 @@ class Stack:
 
     replay: Replay
     """leaves (S, ...)"""
-    measured: Array
+    measured: Leaf
     """(S, T, K) N·m, zero where not counted"""
-    weight: Array
+    weight: Leaf
     """(S, T, K) 1/(N·m): square root of what each squared error counts"""
 
 
@@ -60,12 +60,12 @@ class Data:
     """What a calibration is fitted to."""
 
     train: Stack
-    counted: Array
+    counted: Leaf
     """(S, T) square root of what each sample counts in the terms per muscle"""
     passive: Stack | None
-    tracked: Array
+    tracked: Leaf
     """(M, C) channels that excitations are compared with; rows of zeros where they are not"""
-    similar: Array
+    similar: Leaf
     """(R, P) differences within groups, in tolerances; no rows where that is off"""
 
 
@@ -106,14 +106,14 @@ def make_data(problem: Problem) -> Data:
         known = np.isfinite(moments) & counted[:, :, None]
         few = np.sqrt(np.minimum(1.0, PASSIVE_POSES / np.maximum(known.sum(axis=1, keepdims=True), 1)))
         tolerance = p.passive_tolerance or PASSIVE_TOLERANCE
-        passive = Stack(still, np.where(known, moments, 0.0), known * few / tolerance)  # type: ignore[arg-type]
+        passive = Stack(still, np.where(known, moments, 0.0), known * few / tolerance)
     rows = group_rows(problem, make_layout(problem)) / (p.group_tolerance or np.inf)
     return Data(
-        train=Stack(replay, target * mask[:, :, None], weight),  # type: ignore[arg-type]
-        counted=np.sqrt(independent * mask),  # type: ignore[arg-type]
+        train=Stack(replay, target * mask[:, :, None], weight),
+        counted=np.sqrt(independent * mask),
         passive=passive,
-        tracked=problem.tracked_weights,  # type: ignore[arg-type]
-        similar=rows if p.group_tolerance else rows[:0],  # type: ignore[arg-type]
+        tracked=problem.tracked_weights,
+        similar=rows if p.group_tolerance else rows[:0],
     )
 
 

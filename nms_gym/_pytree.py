@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 import jax
+import numpy as np
 
 from nms_gym._parameter import parameter
 
 T = TypeVar("T")
+
+if TYPE_CHECKING:
+
+    class Leaf:
+        """An array field of a pytree: given as a JAX or NumPy array, used as a JAX array.
+
+        Models are built from NumPy arrays in float64 and become JAX arrays of one precision where a program is traced.
+        """
+
+        def __get__(self, instance: object, owner: type) -> jax.Array: ...
+
+        def __set__(self, instance: object, value: jax.Array | np.ndarray) -> None: ...
+
+else:
+    Leaf = jax.Array
 
 
 def static(**kwargs: Any) -> Any:

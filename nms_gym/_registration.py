@@ -25,7 +25,7 @@ class _WhenLoaded:
         """The spec that others find, with a loader that registers when it is done."""
         if name != REGISTRATION:
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is None or spec.loader is None:
             return None
@@ -51,4 +51,4 @@ def register_when_loaded() -> None:
     if REGISTRATION in sys.modules:
         _register()
     elif not any(isinstance(finder, _WhenLoaded) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _WhenLoaded())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _WhenLoaded())

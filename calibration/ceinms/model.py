@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nms_gym._pytree import pytree, replace
+from nms_gym._pytree import Leaf, pytree, replace
 from nms_gym.errors import InputError, listed
 from nms_gym.excitation.activation import ceinms_coefficient, shaped
 from nms_gym.model.parameters import NmsParams
@@ -102,7 +102,7 @@ class CeinmsOutput:
     """(T, M) N, along the tendon"""
     moments: Array
     """(T, K) N·m"""
-    no_root: Array
+    no_root: Leaf
     """(T, M) bool: no fiber length balances the tendon, which is then taken as stiff"""
 
 
@@ -337,7 +337,7 @@ def _ceinms_forward_jvp(model: CeinmsModel, primals: Any, tangents: Any) -> tupl
         fiber_length=jnp.einsum("tkm,km->tm", in_length, moved),
         force=force,
         moments=jnp.einsum("tkm,tm->tk", frames.moment_arms, force),
-        no_root=np.zeros(out.no_root.shape, jax.dtypes.float0),  # type: ignore[arg-type]
+        no_root=np.zeros(out.no_root.shape, jax.dtypes.float0),
     )
 
 

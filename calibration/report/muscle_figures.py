@@ -188,7 +188,7 @@ def fibers(evidence: Evidence) -> list[Picture]:
         "Below, per muscle: minimum to maximum (line), middle half (thick), median (circle). "
     )
     if elastic:
-        caption += f"Right: largest tendon strain; dashed: {limit:g} %."
+        caption += f"Right: largest tendon strain; dashed: {100 * evidence.penalties.max_tendon_strain:g} %."
     else:
         caption += "The tendon is rigid, so there is no tendon strain to show."
     return [

@@ -102,7 +102,7 @@ def _verdict(evidence: Evidence, findings: list[Finding]) -> Verdict:
             headline = headline.rstrip(".") + f", with {plural(problems, 'problem')}."
     elif any(f.level == "caution" for f in findings):
         text += " Read the cautions below before using it."
-    return Verdict(tone, headline, text.strip())  # type: ignore[arg-type]
+    return Verdict(tone, headline, text.strip())
 
 
 def _gapsentence(evidence: Evidence) -> str:

@@ -126,7 +126,7 @@ def _grown(stack: Stack, segments: int, steps: int) -> Stack:
 
     replay: Replay = jax.tree.map(grow, stack.replay)
     measured, weight = (_with_zeros(x, segments, steps) for x in (stack.measured, stack.weight))
-    return Stack(replay, measured, weight)  # type: ignore[arg-type]
+    return Stack(replay, measured, weight)
 
 
 def _with_zeros(leaf: Any, segments: int, steps: int) -> Any:

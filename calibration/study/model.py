@@ -171,7 +171,7 @@ def make_start(
         coordinates=known,
         channels=channels.channels,
         settings=settings,
-        channel_weights=weights,  # type: ignore[arg-type]
+        channel_weights=weights,
         paths=paths,
     )
     given = {kind: value for kind, value in start.items() if kind != "file"}

@@ -145,11 +145,11 @@ def _segment(
     history = model.settings.history_length(POSE_STEP)
     replay = Replay(
         coordinates=tuple(coordinates),
-        dt=np.asarray(POSE_STEP),  # type: ignore[arg-type]
-        excitations=np.zeros((history - 1 + len(lengths), len(model.channels))),  # type: ignore[arg-type]
-        lengths=lengths,  # type: ignore[arg-type]
-        velocities=np.zeros_like(lengths),  # type: ignore[arg-type]
-        moment_arms=arms,  # type: ignore[arg-type]
+        dt=np.asarray(POSE_STEP),
+        excitations=np.zeros((history - 1 + len(lengths), len(model.channels))),
+        lengths=lengths,
+        velocities=np.zeros_like(lengths),
+        moment_arms=arms,
     )
     time = POSE_STEP * np.arange(len(lengths))
     return Segment(name, replay, time, np.ones(len(time), bool), moments)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nms_gym._pytree import pytree, static
+from nms_gym._pytree import Leaf, pytree, static
 from nms_gym.envs.device import Actuator, MotorOptions, StimulationOptions, Stimulator, make_actuator, make_stimulator
 from nms_gym.envs.limb import Limb, LimbOutput
 from nms_gym.envs.options import Options, flag, number
@@ -101,9 +101,9 @@ class Muscles:
     """The action excites muscles, and gives synergy commands; the reward pays for the mean squared excitation."""
 
     source: ClassVar[str] = "action"
-    strength: Array
+    strength: Leaf
     """(D, A) N·m at full force of the muscles that the action excites"""
-    effort_weight: Array
+    effort_weight: Leaf
     lowest_action: Array
     """the action that excites nothing: 0 or -1"""
     muscles: tuple[str, ...] = static()
@@ -203,7 +203,7 @@ class Motor:
 
     source: ClassVar[str] = "action"
     actuator: Actuator
-    help_weight: Array
+    help_weight: Leaf
     lowest_action: Array
     """-1"""
     joints: tuple[str, ...] = static()
@@ -280,9 +280,9 @@ class Stimulation:
 
     source: ClassVar[str] = "stimulation"
     stimulator: Stimulator
-    strength: Array
+    strength: Leaf
     """(D, E) N·m of all that an electrode excites at full force"""
-    charge_weight: Array
+    charge_weight: Leaf
     lowest_action: Array
     """no pulses: 0 or -1"""
     electrodes: tuple[str, ...] = static()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nms_gym._pytree import pytree, static
+from nms_gym._pytree import Leaf, pytree, static
 from nms_gym.envs.options import Options, flag, number, option
 from nms_gym.envs.task import checked_number
 from nms_gym.errors import InputError, near
@@ -143,17 +143,17 @@ class Stimulator:
     Schmidt 1996 as later work quotes it; thresholds are set by the user). It takes the place of voluntary excitation.
     """
 
-    weights: Array
+    weights: Leaf
     """(M, E) share of each electrode's field in each muscle"""
-    threshold: Array
+    threshold: Leaf
     """(E,) s; pulses that excite the first motor units"""
-    saturation: Array
+    saturation: Leaf
     """(E,) s; pulses that excite all"""
-    max_width: Array
+    max_width: Leaf
     """(E,) s, at a command of 1"""
-    current: Array
+    current: Leaf
     """(E,) A"""
-    rate: Array
+    rate: Leaf
     """(E,) pulses per s"""
 
     def recruited(self, command: Array) -> Array:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nms_gym._pytree import pytree, static
+from nms_gym._pytree import Leaf, pytree, static
 from nms_gym.envs.actuation import Actuation, Effect, driven_by
 from nms_gym.envs.limb import Limb, LimbOutput, LimbState, limb_scene
 from nms_gym.envs.recordings import Recordings, ReplayOptions, load_trials, make_recordings
@@ -58,15 +58,15 @@ class Follow:
     target: Target
     recordings: Recordings
     """EMG to replay, beside the action; an empty one where there is none"""
-    stiffness: Array
+    stiffness: Leaf
     """(D,) N·m/rad, and"""
-    damping: Array
+    damping: Leaf
     """(D,) N·m·s/rad of the scripted policy"""
-    width: Array
+    width: Leaf
     """rad, where closeness is 1/2"""
-    tolerance: Array
+    tolerance: Leaf
     """rad"""
-    last_start: Array
+    last_start: Leaf
     """(R,) int32; an episode on a recording starts at a sample from 0 to this one"""
     title: str = static()
     """name of the id, for pictures"""

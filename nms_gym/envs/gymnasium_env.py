@@ -43,7 +43,7 @@ class NmsEnv(TaskAdapter, gymnasium.Env[np.ndarray, np.ndarray]):
         dt: s per step.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}  # type: ignore[override]
     _programs: SinglePrograms
 
     def __init__(

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nms_gym._pytree import pytree, replace, static
+from nms_gym._pytree import Leaf, pytree, replace, static
 from nms_gym.conditions import conditions_from_spec
 from nms_gym.envs.actuation import MuscleOptions, Muscles, make_muscles
 from nms_gym.envs.limb import pack_params, unpack_params
@@ -96,19 +96,19 @@ class MomentTracking:
     condition: Condition
     replay: Replay
     """``excitations`` of the recorded channels and synergy commands only"""
-    time: Array
+    time: Leaf
     """(T,) s since the first sample"""
-    q: Array
+    q: Leaf
     """(T, J) rad"""
-    qd: Array
+    qd: Leaf
     """(T, J) rad/s"""
-    measured: Array
+    measured: Leaf
     """(T, K) N·m"""
-    scale: Array
+    scale: Leaf
     """(K,) N·m; standard deviation of the measured moments"""
-    last_start: Array
+    last_start: Leaf
     """int32; episodes start at a sample from 0 to this one"""
-    command_scale: Array
+    command_scale: Leaf
     """(S,) the command that an action of 1 gives: the largest one of the recording, at least 1"""
 
     @property

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nms_gym._pytree import pytree, static
+from nms_gym._pytree import Leaf, pytree, static
 from nms_gym.envs.actuation import Effect, MuscleOptions, Muscles, muscles_of
 from nms_gym.envs.limb import Limb, LimbOutput, LimbState, limb_scene
 from nms_gym.envs.options import EpisodeOptions, HangingArm, TimeOptions, builds
@@ -60,13 +60,13 @@ class Reach:
 
     limb: Limb
     actuation: Muscles
-    lowest: Array
+    lowest: Leaf
     """(D,) rad, of starts and goals"""
-    highest: Array
+    highest: Leaf
     """(D,) rad"""
-    width: Array
+    width: Leaf
     """rad or m, where closeness is 1/2"""
-    tolerance: Array
+    tolerance: Leaf
     """rad or m"""
     point: tuple[str, tuple[float, float, float]] | None = static()
     """body and m of what reaches; None where the joints do"""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nms_gym._pytree import pytree, static
+from nms_gym._pytree import Leaf, pytree, static
 from nms_gym.envs.limb import Limb
 from nms_gym.envs.options import EpisodeOptions, Options, flag, number, option
 from nms_gym.envs.task import checked_number, draw_index
@@ -67,13 +67,13 @@ class RecordedEpisode(EpisodeOptions):
 class Recordings:
     """EMG and given motion of R trials, each repeated at its end to the length of the longest."""
 
-    channels: Array
+    channels: Leaf
     """(R, T, C) envelopes and commands of ``Limb.recorded``, before gain and delay"""
     base: BaseMotion | None
     """(R, T, P) of the prescribed coordinates"""
-    lengths: Array
+    lengths: Leaf
     """(R,) int32 samples"""
-    noise: Array
+    noise: Leaf
     """relative standard deviation of the channels"""
     noisy: bool = static()
 
@@ -102,11 +102,11 @@ class Recordings:
 class RecordedMotion:
     """A target: the motion of R trials, that of the trial whose EMG is replayed."""
 
-    q: Array
+    q: Leaf
     """(R, T, D) rad, of the free coordinates"""
-    qd: Array
+    qd: Leaf
     """(R, T, D) rad/s"""
-    lengths: Array
+    lengths: Leaf
     """(R,) int32 samples"""
 
     def draw(self, key: Array, trial: Array) -> Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nms_gym._pytree import pytree
+from nms_gym._pytree import Leaf, pytree
 from nms_gym.envs.task import uniform
 
 
@@ -34,13 +34,13 @@ class Target(Protocol):
 class Wave:
     """``center + sum_w amplitude_w sin(2 pi frequency_w t + phase_w)`` of each joint."""
 
-    center: Array
+    center: Leaf
     """(D,) rad"""
-    amplitude: Array
+    amplitude: Leaf
     """(D, W) rad"""
-    frequency: Array
+    frequency: Leaf
     """(D, W) Hz"""
-    phase: Array
+    phase: Leaf
     """(D, W) rad"""
 
     def at_time(self, time: Array) -> tuple[Array, Array]:

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from scipy.optimize import nnls
 
-from nms_gym._pytree import pytree, static
+from nms_gym._pytree import Leaf, pytree, static
 from nms_gym.errors import InputError, listed
 from nms_gym.excitation.activation import saturate
 from nms_gym.recording.storage import require_unique
@@ -34,7 +34,7 @@ class SynergyBasis:
     """C, recorded channels that the commands are found from"""
     signed: bool = static()
     """whether vectors and commands may be negative (principal components)"""
-    vectors: Array
+    vectors: Leaf
     """(C, S) envelope of each channel per unit of each command"""
     tasks: tuple[tuple[str, str], ...] = static(default=())
     """(recording, task) where muscles have other weights in every task; () where weights are the person's"""
@@ -107,7 +107,7 @@ def make_basis(
     if empty:
         raise InputError(f"synergy {listed(empty)} has no weight on any channel; leave it out")
     pairs = tuple((tasks or {}).items())
-    return SynergyBasis(tuple(names), tuple(channels), signed, vectors, pairs)  # type: ignore[arg-type]
+    return SynergyBasis(tuple(names), tuple(channels), signed, vectors, pairs)
 
 
 def synthesised(commands: Array, weights: Array, muscles: np.ndarray, columns: np.ndarray, count: int) -> Array:

@@ -69,7 +69,7 @@ def ceinms_model(
         coordinates=tuple(subject.dofs),
         channels=source.channels,
         settings=Settings(**settings),
-        channel_weights=driven.weights(source.channels, subject.muscle_names),  # type: ignore[arg-type]
+        channel_weights=driven.weights(source.channels, subject.muscle_names),
     )
     same = (
         "shape_factor",

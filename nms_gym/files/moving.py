@@ -59,7 +59,7 @@ def moving_model(
         coordinates=tuple(kept),
         channels=names,
         settings=settings or Settings(integrator="backward_euler", activation="first_order", max_delay=0.01),
-        channel_weights=np.eye(len(names)) if channels is None else channels.weights(names, file.muscles),  # type: ignore[arg-type]
+        channel_weights=np.eye(len(names)) if channels is None else channels.weights(names, file.muscles),
         paths=file.paths,
         skeleton=skeleton,
     )

@@ -51,7 +51,7 @@ def write_quantities(folder: Path, prediction: Quantities, stem: str, file_forma
             continue
         labels = _labels(prediction, quantity)
         values = quantity.values.reshape(len(prediction.time), -1)
-        finite = np.isfinite(values).any(axis=0)
+        finite = np.asarray(np.isfinite(values).any(axis=0))
         if not finite.any():
             continue
         labels, values = [label for label, keep in zip(labels, finite, strict=True) if keep], values[:, finite]

@@ -350,9 +350,7 @@ def load_subject(path: str | os.PathLike[str]) -> Subject:
         synergy_pairs=pairs,
         rigid_tendons=rigid,
         settings=_settings(_entry(record, "settings", dict, where), where),
-        channel_weights=_weights(  # type: ignore[arg-type]
-            _entry(record, "channel_weights", dict, where), muscles, channels, where
-        ),
+        channel_weights=_weights(_entry(record, "channel_weights", dict, where), muscles, channels, where),
         paths=_paths(record.get("paths"), muscles, coordinates, where),
     )
     parameters = _entry(record, "parameters", dict, where)

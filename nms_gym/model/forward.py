@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nms_gym._pytree import pytree
+from nms_gym._pytree import Leaf, pytree
 from nms_gym.errors import InputError
 from nms_gym.excitation import activation as act
 from nms_gym.excitation.synergies import synthesised, with_synergies
@@ -34,11 +34,11 @@ from nms_gym.muscle.tendon import FiberState, fiber_step, initial_fiber
 class NmsState:
     """What evolves from step to step."""
 
-    excitation_history: Array
+    excitation_history: Leaf
     """(H, C), newest first, before gain; (0, C) where channels are delayed before they come"""
-    filtered: Array
+    filtered: Leaf
     """(M,), output of the activation dynamics"""
-    filtered_previous: Array
+    filtered_previous: Leaf
     """(M,), one step earlier"""
     fiber: FiberState
     condition: Any = ()

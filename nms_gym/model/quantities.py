@@ -119,7 +119,7 @@ class _Source:
         assert paths is not None
         slopes = jax.jit(jax.vmap(derived.moment_arm_slopes, in_axes=(None, 0)))(paths, self.segment.angles)
         rows = np.array([paths.coordinates.index(c) for c in self.replay.coordinates])
-        slopes = np.asarray(slopes)[:, rows][:, :, rows]
+        slopes = slopes[:, rows][:, :, rows]
         return derived.joint_stiffness(self.replay.moment_arms, slopes, self.output.tendon_force, muscle_stiffness)
 
     def lacks_angles(self) -> str | None:

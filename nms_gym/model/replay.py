@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from scipy.interpolate import PchipInterpolator
 
-from nms_gym._pytree import pytree, static
+from nms_gym._pytree import Leaf, pytree, static
 from nms_gym.errors import InputError, listed
 from nms_gym.excitation import activation as act
 from nms_gym.model.condition import HEALTHY, Condition
@@ -33,15 +33,15 @@ class Replay:
 
     coordinates: tuple[str, ...] = static()
     """rows of ``moment_arms``"""
-    dt: Array
+    dt: Leaf
     """s, scalar"""
-    excitations: Array
+    excitations: Leaf
     """(H - 1 + T, C) envelopes, the first H - 1 before the first sample of motion"""
-    lengths: Array
+    lengths: Leaf
     """(T, M) m"""
-    velocities: Array
+    velocities: Leaf
     """(T, M) m/s"""
-    moment_arms: Array
+    moment_arms: Leaf
     """(T, K, M) m"""
 
     @property
@@ -209,11 +209,11 @@ def make_segment(
     history = model.settings.history_length(dt)
     replay = Replay(
         coordinates=chosen,
-        dt=np.asarray(dt),  # type: ignore[arg-type]
-        excitations=_excitations(model, trial, time, history, dt),  # type: ignore[arg-type]
-        lengths=lengths,  # type: ignore[arg-type]
-        velocities=velocities,  # type: ignore[arg-type]
-        moment_arms=arms,  # type: ignore[arg-type]
+        dt=np.asarray(dt),
+        excitations=_excitations(model, trial, time, history, dt),
+        lengths=lengths,
+        velocities=velocities,
+        moment_arms=arms,
     )
     return Segment(
         name=name or f"{trial.name} {begin:.2f}-{end:.2f} s",

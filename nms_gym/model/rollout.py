@@ -209,6 +209,7 @@ def motion_step(
     damping = jnp.maximum(response.tendon_force, 0.0)
     matrix = (free * damping[None, :]) @ free.T
     force = muscle_moments(free, out.tendon_force)
+    passive_now = slope = None
     if passive is not None:
         passive_now, slope = _passive(passive, q, qd, dt)
         force, matrix = force + passive_now, matrix + jnp.diag(slope)
@@ -223,7 +224,7 @@ def motion_step(
     q = state.q + dt * qd
     fiber, out = respond(fiber, out, response, -(change @ free))
     out = replace(out, moments=muscle_moments(foreseen.moment_arms, out.tendon_force))
-    passive_then = jnp.zeros_like(q) if passive is None else passive_now - slope * change
+    passive_then = jnp.zeros_like(q) if passive_now is None or slope is None else passive_now - slope * change
     output = MotionOutput(q, qd, acceleration, muscle_moments(free, out.tendon_force), passive_then, out)
     return MotionState(replace(muscles, fiber=fiber), q, qd), output
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jax import Array
 
-from nms_gym._pytree import pytree, static
+from nms_gym._pytree import Leaf, pytree, static
 from nms_gym.errors import InputError, listed
 from nms_gym.excitation.activation import ActivationKind
 from nms_gym.excitation.synergies import SynergyBasis
@@ -63,7 +62,7 @@ class NmsModel:
     """joints whose moments are computed; with ``paths``, also the joints whose angles ``neuromuscular_step`` takes"""
     channels: tuple[str, ...] = static()
     settings: Settings = static()
-    channel_weights: Array
+    channel_weights: Leaf
     """(M, C); what each channel contributes to each muscle's excitation; a row of zeros is a passive muscle"""
     paths: PolynomialPaths | None = None
     skeleton: Skeleton | None = None

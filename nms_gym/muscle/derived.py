@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nms_gym._pytree import pytree
+from nms_gym._pytree import Leaf, pytree
 from nms_gym.errors import InputError, listed, near
 from nms_gym.muscle import hill
 from nms_gym.muscle.curves import Curves
@@ -96,14 +96,14 @@ class Powers:
 class Stiffness:
     """Derivatives of force by length; every leaf ``(..., M)`` N/m."""
 
-    fiber: Array
+    fiber: Leaf
     """along the fiber, at constant activation and velocity"""
-    fiber_along_tendon: Array
-    tendon: Array
+    fiber_along_tendon: Leaf
+    tendon: Leaf
     """infinite where the tendon is rigid"""
-    musculotendon: Array
+    musculotendon: Leaf
     """fiber along the tendon and tendon in series"""
-    short_range: Array
+    short_range: Leaf
     """short-range stiffness of the fiber along the tendon and tendon in series"""
 
 

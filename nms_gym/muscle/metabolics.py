@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nms_gym._pytree import pytree
+from nms_gym._pytree import Leaf, pytree
 from nms_gym.errors import InputError, near
 from nms_gym.muscle import derived
 from nms_gym.muscle.curves import Curves
@@ -38,11 +38,11 @@ from nms_gym.muscle.hill import MuscleParams
 class MetabolicParams:
     """What the metabolic models know of a muscle besides its ``MuscleParams``; every leaf ``(M,)``."""
 
-    fast_twitch_fraction: Array
+    fast_twitch_fraction: Leaf
     """share of fast-twitch fibers, 0 to 1"""
-    specific_tension: Array
+    specific_tension: Leaf
     """maximum isometric force over physiological cross section, N/m^2"""
-    density: Array
+    density: Leaf
     """kg/m^3"""
 
 
@@ -276,7 +276,7 @@ def make_metabolic_params(muscles: Sequence[str], values: Mapping[str, Any] | No
                 raise InputError(
                     f"{kind} of {name!r} is {value:g} {UNITS[kind]}; allowed {low:g} to {high:g}: check its unit (SI)"
                 )
-    return MetabolicParams(**leaves)  # type: ignore[arg-type]
+    return MetabolicParams(**leaves)
 
 
 def muscle_mass(params: MuscleParams, metabolic: MetabolicParams) -> Array:

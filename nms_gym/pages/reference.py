@@ -463,7 +463,7 @@ def _draw_metabolics(families: dict[str, Curves]) -> bytes:
     family = next(iter(families.values()))
     v = np.linspace(-1, 0.6, 161)
     one = {"max_isometric_force": 1000.0, "optimal_fiber_length": 0.1, "tendon_slack_length": 0.2}
-    names = [f.name for f in dataclasses.fields(hill.MuscleParams)]  # type: ignore[arg-type]
+    names = [f.name for f in dataclasses.fields(hill.MuscleParams)]
     params = hill.MuscleParams(*(jnp.full(1, one[n] if n in one else default(family, n)) for n in names))
     metabolic = metabolics.make_metabolic_params(["muscle"])
     x = jnp.ones((len(v), 1))
@@ -471,7 +471,7 @@ def _draw_metabolics(families: dict[str, Curves]) -> bytes:
     for ax, make in zip(axes[0], metabolics.METABOLIC_MODELS.values(), strict=True):
         rate = metabolics.metabolic_rate(make(), family, params, metabolic, x, x, out)
         mass = metabolics.muscle_mass(params, metabolic)
-        for part in (*(f.name for f in dataclasses.fields(rate)), "total"):  # type: ignore[arg-type]
+        for part in (*(f.name for f in dataclasses.fields(rate)), "total"):
             style = {"color": COLORS[-1], "linewidth": 2.0} if part == "total" else {}
             _plot(ax, v, np.asarray(getattr(rate, part))[:, 0] / float(mass[0]), label=part.replace("_", " "), **style)
         ax.set(title=f"{make().name}, full excitation, optimal length", xlabel="normalised fiber velocity")
