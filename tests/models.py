@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from nms_gym.files.model_file import read_model_file
 from nms_gym.model.parameters import NmsParams, make_params
 from nms_gym.model.structure import NmsModel, Settings
 from nms_gym.muscle.hill import MuscleParams
+from nms_gym.recording.trial import Trial
 
 # --- the arm: shoulder and elbow, TRIlong, TRIlat, TRImed, BIClong, BICshort, BRA ---
 
@@ -35,6 +36,27 @@ def arm_model(channels: Mapping[str, Mapping[str, float]] | None = None, **setti
 def arm_params(model: NmsModel, **values: Any) -> NmsParams:
     """Parameters of the model file and defaults, except ``values``."""
     return make_params(model, {**ARM.parameters, **values})
+
+
+def reach(channels: Sequence[str], seed: int = 0, seconds: float = 0.6, mixing: Any = None) -> Trial:
+    """A random reach of the arm at 100 Hz, with moments that have nothing to do with it.
+
+    Channels are smooth, or what ``mixing (commands, channels)`` makes of smooth commands.
+    """
+    rng = np.random.default_rng(seed)
+    t = 0.01 * np.arange(round(seconds / 0.01) + 1)
+
+    def smooth(count: int, rate: Any = None) -> np.ndarray:
+        rate = rng.uniform(0.5, 2, count) if rate is None else np.asarray(rate)
+        return np.sin(2 * np.pi * rate * t[:, None] + rng.uniform(0, 6, count))
+
+    low, high = ARM.coordinate_range.T
+    q = 0.5 * (low + high) + 0.2 * (high - low) * smooth(2, (0.8, 1.1))
+    mixing = np.eye(len(channels)) if mixing is None else np.asarray(mixing)
+    emg = (0.4 + 0.35 * smooth(len(mixing))) @ mixing
+    moments = np.array([8.0, 5.0]) * smooth(2)
+    qd = np.gradient(q, t, axis=0)
+    return Trial(f"reach{seed}", t, ARM.coordinates, q, qd, tuple(channels), t, emg, ARM.coordinates, moments)
 
 
 # --- muscles of OpenSim's tables ---

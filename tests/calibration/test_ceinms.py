@@ -40,11 +40,10 @@ from nms_gym.skeleton.functions import simm_spline
 
 EXAMPLE = "ceinms_format_example"
 DT = 0.005
-FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 TENDONS = {"stiff": "stiff", "elastic": "equilibriumElastic"}
 
-forward = jax.jit(ceinms_forward, static_argnums=0, compiler_options=FAST)
-objective = jax.jit(ceinms_objective, static_argnums=0, compiler_options=FAST)
+forward = jax.jit(ceinms_forward, static_argnums=0)
+objective = jax.jit(ceinms_objective, static_argnums=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +167,7 @@ def test_no_root(example):
     expected = ((error**2 / example.trial.moments.var(axis=0, ddof=1)).sum() + 2 * penalty) / 229
     assert float(objective(model, params, example.frames)) == pytest.approx(expected, rel=1e-12)
     kinds = ("tendon_slack_length",)
-    derivatives = jax.jit(ceinms_derivatives, static_argnums=(0, 3), compiler_options=FAST)
+    derivatives = jax.jit(ceinms_derivatives, static_argnums=(0, 3))
     _, in_length, _ = derivatives(model, params, example.frames, kinds)
     np.testing.assert_allclose(in_length[:, 0, 0], -(example.trial.lengths[:, 0] - 0.25) / stiff, rtol=1e-12)
 
@@ -197,9 +196,9 @@ def test_derivatives(example, check, tendon):
         out = ceinms_forward(model, params, frames)
         return jnp.sum(weights * out.moments) + jnp.sum(out.fiber_length) + jnp.sum(out.activation)
 
-    value = jax.jit(loss, compiler_options=FAST)
-    gradient = jax.jit(jax.grad(loss), compiler_options=FAST)(params)
-    slope = jax.jit(lambda p, t: jax.jvp(loss, (p,), (t,))[1], compiler_options=FAST)
+    value = jax.jit(loss)
+    gradient = jax.jit(jax.grad(loss))(params)
+    slope = jax.jit(lambda p, t: jax.jvp(loss, (p,), (t,))[1])
     rng = np.random.default_rng(5)
     for kind in KINDS:
         size = np.abs(getattr(params, kind)) * rng.uniform(0.5, 1.5, 12)
@@ -223,7 +222,7 @@ def test_quadratic(example, tendon):
     calibration = read_ceinms_calibration(example.folder / f"calibration_{tendon}.xml")
     problem = ceinms_problem(calibration, example.subject, example.excitations, [example.trial])
     layout = make_layout(problem)
-    quadratic = jax.jit(make_ceinms_quadratic(layout, structure(example, tendon), DT), compiler_options=FAST)
+    quadratic = jax.jit(make_ceinms_quadratic(layout, structure(example, tendon), DT))
     rng = np.random.default_rng(2)
     z = np.clip(0.3 * rng.standard_normal(layout.size), 0.9 * layout.low, 0.9 * layout.high)
     at = quadratic(problem.start, (example.frames,), z)

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from models import THREE_CHANNELS, arm_model, arm_params
 
 from calibration.cross_validation import (
     by_speed,
@@ -20,16 +21,9 @@ from calibration.fitting import fit
 from calibration.problem import DEFAULT_FREE, Free, Penalties, make_layout
 from calibration.synthetic import make_person
 from calibration.validation import evaluate
-from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
-from nms_gym.files.model_file import read_model_file
-from nms_gym.model.parameters import make_params
-from nms_gym.model.structure import NmsModel, Settings
 
-ARM = read_model_file(asset_path("arm/model.json"))
-CHANNELS = ("triceps", "biceps", "brachialis")
-WEIGHTS = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1]], float)
-MODEL = NmsModel(ARM.muscles, ARM.coordinates, CHANNELS, Settings(tendon="rigid"), WEIGHTS, ARM.paths)
+MODEL = arm_model(THREE_CHANNELS, tendon="rigid")
 FREE = (
     DEFAULT_FREE["max_isometric_force"],
     Free("emg_gain", (0.1, 9.0), 0.3, own_sd=(("biceps", 0.2),)),
@@ -51,7 +45,7 @@ def elbow_only(segment):
 def problem():
     """Four stretches of one joint's moment, of unequal length."""
     person = make_person(
-        MODEL, make_params(MODEL, ARM.parameters), FREE, seed=2, middle=(0.2, 1.1), reach=(0.4, 0.6), seconds=1.5,
+        MODEL, arm_params(MODEL), FREE, seed=2, middle=(0.2, 1.1), reach=(0.4, 0.6), seconds=1.5,
         training=4, penalties=Penalties(moment_tolerance=0.1),
     )  # fmt: skip
     segments = [elbow_only(s) for s in person.problem.segments]

@@ -9,24 +9,27 @@ from contextlib import contextmanager
 import jax
 import numpy as np
 import pytest
+from models import ARM, arm_model, arm_params
 
 from calibration.fitting import Progress, Status, _make_loop, fit, polished, starting_points
 from calibration.problem import Free, Problem, make_layout, params_at
 from calibration.residuals import make_data, make_objective
 from calibration.validation import compare, evaluate, predict_segment, tabulate
-from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
-from nms_gym.files.model_file import read_model_file
 from nms_gym.model.parameters import make_params
 from nms_gym.model.replay import make_segment
 from nms_gym.model.structure import NmsModel, Settings
 from nms_gym.recording.arrays import read_arrays
 from nms_gym.recording.trial import Trial, make_trial
 
-ARM = read_model_file(asset_path("arm/model.json"))
-CHANNELS = ("TRI", "TRIlat", "BIC", "BICshort")
-WEIGHTS = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0.5, 0.5]], float)
-MODEL = NmsModel(ARM.muscles, ARM.coordinates, CHANNELS, Settings(), WEIGHTS, ARM.paths)
+MODEL = arm_model(
+    {
+        "TRI": {"TRIlong": 1.0, "TRImed": 0.5},
+        "TRIlat": {"TRIlat": 1.0, "TRImed": 0.5},
+        "BIC": {"BIClong": 1.0, "BRA": 0.5},
+        "BICshort": {"BICshort": 1.0, "BRA": 0.5},
+    }
+)
 # Bounds so wide that none is met.
 FREE = (
     Free("max_isometric_force", (0.2, 5.0), 0.2),
@@ -55,7 +58,7 @@ def reach(seed, seconds, truth=None):
         coordinates=ARM.coordinates,
         q=q,
         qd=np.gradient(q, t, axis=0),
-        channels=CHANNELS,
+        channels=MODEL.channels,
         emg_time=t,
         emg=1 / (1 + np.exp(1.0 - 3 * smooth(4, 2.0))),
         synthetic=True,
@@ -91,7 +94,7 @@ def person():
         },
     )
     train, held_out = reach(1, 3.0, truth), reach(2, 3.0, truth)
-    start = make_params(MODEL, ARM.parameters)
+    start = arm_params(MODEL)
     problem = Problem(MODEL, start, (make_segment(MODEL, train, start=0.2),), FREE)
     return problem, truth, (make_segment(MODEL, held_out, start=0.2),)
 

@@ -7,23 +7,17 @@ import json
 
 import numpy as np
 import pytest
+from models import THREE_CHANNELS, arm_model, arm_params
 
 from calibration.cohort import fit_cohort
 from calibration.problem import Free, Penalties, make_layout
 from calibration.synthetic import make_person
 from calibration.uncertainty.identifiability import identifiability
 from calibration.uncertainty.posterior import Mode, Posterior, laplace
-from nms_gym._assets import asset_path
-from nms_gym.files.model_file import read_model_file
-from nms_gym.model.parameters import make_params
-from nms_gym.model.structure import NmsModel, Settings
 
-ARM = read_model_file(asset_path("arm/model.json"))
-CHANNELS = ("triceps", "biceps", "brachialis")
-WEIGHTS = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1]], float)
-MODEL = NmsModel(ARM.muscles, ARM.coordinates, CHANNELS, Settings(tendon="rigid"), WEIGHTS, ARM.paths)
+MODEL = arm_model(THREE_CHANNELS, tendon="rigid")
 # Without a curved activation a gain and a strength differ in passive forces and saturation only.
-START = make_params(MODEL, {**ARM.parameters, "shape_factor": 0.0})
+START = arm_params(MODEL, shape_factor=0.0)
 FREE = (
     Free("max_isometric_force", (0.3, 3.0), 0.3, only=("BRA",)),
     Free("emg_gain", (0.3, 3.0), 0.3, only=("triceps", "brachialis")),

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models import THREE_CHANNELS, arm_model, arm_params
 from scipy import stats
 from scipy.special import expit
 
@@ -36,18 +37,11 @@ from calibration.uncertainty.posterior import (
 )
 from calibration.uncertainty.truncated_normal import log_box_probability, sample_box
 from calibration.validation import float64
-from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
-from nms_gym.files.model_file import read_model_file
 from nms_gym.files.posterior import load_people, save_people
-from nms_gym.model.parameters import make_params
-from nms_gym.model.structure import NmsModel, Settings
 
-ARM = read_model_file(asset_path("arm/model.json"))
-CHANNELS = ("triceps", "biceps", "brachialis")
-WEIGHTS = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1]], float)
-MODEL = NmsModel(ARM.muscles, ARM.coordinates, CHANNELS, Settings(tendon="rigid"), WEIGHTS, ARM.paths)
-START = make_params(MODEL, ARM.parameters)
+MODEL = arm_model(THREE_CHANNELS, tendon="rigid")
+START = arm_params(MODEL)
 FREE = (
     DEFAULT_FREE["max_isometric_force"],
     Free("emg_gain", (0.3, 3.0), 0.3),
@@ -180,7 +174,7 @@ def _linear(scale, low=-50.0, high=50.0):
 
 @functools.cache
 def _layout():
-    free = (Free("emg_gain", (0.1, 9.0), 0.5, only=CHANNELS[:2]),)
+    free = (Free("emg_gain", (0.1, 9.0), 0.5, only=MODEL.channels[:2]),)
     return make_layout(make_person(MODEL, START, free, seed=0, **MOTION).problem)
 
 
@@ -225,7 +219,7 @@ def test_parts_of_the_cost_add_up(people):
     arrays = jax.tree.map(jnp.asarray, float64((problem.model, make_data(problem), problem.start)))
     objective = make_objective(layout, problem.penalties)
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @jax.jit
     def all_at(*args):
         return expand(layout, problem.penalties, *args), objective.quadratic(*args), objective.blocks(*args)
 
@@ -302,7 +296,9 @@ def test_people_travel_by_name(people, tmp_path):
     crowd = params_batch(posteriors[0], sample(posteriors[0], 5))
     save_people(tmp_path / "people.npz", MODEL, crowd)
     order = [3, 0, 5, 1]
-    fewer = dataclasses.replace(MODEL, muscles=tuple(MODEL.muscles[i] for i in order), channel_weights=WEIGHTS[order])
+    fewer = dataclasses.replace(
+        MODEL, muscles=tuple(MODEL.muscles[i] for i in order), channel_weights=MODEL.channel_weights[order]
+    )
     loaded = load_people(tmp_path / "people.npz", fewer)
     np.testing.assert_array_equal(loaded.max_isometric_force, crowd.max_isometric_force[:, order])
     np.testing.assert_array_equal(loaded.emg_gain, crowd.emg_gain)
@@ -321,7 +317,7 @@ def test_record_is_plain_json(people):
     draws = sample(posteriors[0], 20)
     record = json.loads(json.dumps(to_record(posteriors[0], draws), allow_nan=False))
     assert np.shape(record["samples"]["emg_gain"]) == (20, 3)
-    assert record["names"]["emg_gain"] == list(CHANNELS)
+    assert record["names"]["emg_gain"] == list(MODEL.channels)
     assert sum(s["weight"] for s in record["solutions"]) == pytest.approx(1.0)
     rows = by_name(intervals(posteriors[0], draws))
     assert rows["max_isometric_force", "BRA"].unit == "N"
@@ -369,7 +365,7 @@ def test_laplace_agrees_with_nuts():
         state, info = kernel.step(key, state)
         return state, (state.position, info.is_divergent)
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @jax.jit
     def run(key):
         return jax.lax.scan(step, kernel.init(begin), jax.random.split(key, 1200))[1]
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models import ARM, arm_model, arm_params, reach
 
 from calibration.problem import (
     DEFAULT_FREE,
@@ -20,38 +21,20 @@ from calibration.problem import (
     params_at,
 )
 from calibration.residuals import make_data, make_objective
-from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
-from nms_gym.files.model_file import read_model_file
 from nms_gym.model.parameters import KINDS, has_effect, make_params
 from nms_gym.model.replay import make_segment, padded, predict_moments
-from nms_gym.model.structure import NmsModel, Settings
-from nms_gym.recording.trial import Trial
 
-# Compiled for one run only: optimising the machine code would take longer than running it.
-QUICK = {"xla_backend_optimization_level": 0}
-ARM = read_model_file(asset_path("arm/model.json"))
-CHANNELS = ("TRI", "BIC", "BSH")
-WEIGHTS = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0.5, 0.5]], float)
+CHANNELS = {
+    "TRI": {"TRIlong": 1.0, "TRIlat": 1.0, "TRImed": 1.0},
+    "BIC": {"BIClong": 1.0, "BRA": 0.5},
+    "BSH": {"BICshort": 1.0, "BRA": 0.5},
+}
 GROUPS = {"triceps": ("TRIlong", "TRIlat", "TRImed"), "biceps": ("BIClong", "BICshort"), "flexors": ("BIC", "BSH")}
 
 
-def arm(**settings):
-    return NmsModel(ARM.muscles, ARM.coordinates, CHANNELS, Settings(**settings), WEIGHTS, ARM.paths)
-
-
-def recording(seed=0, seconds=0.6):
-    """Random smooth channels and moments over a reach, at 100 Hz."""
-    rng = np.random.default_rng(seed)
-    t = 0.01 * np.arange(round(seconds / 0.01) + 1)
-    low, high = ARM.coordinate_range.T
-    rate = 2 * np.pi * np.array([0.8, 1.1])
-    q = 0.5 * (low + high) + 0.2 * (high - low) * np.sin(rate * t[:, None] + rng.uniform(0, 6, 2))
-    emg = 0.4 + 0.3 * np.sin(2 * np.pi * rng.uniform(0.5, 2, 3) * t[:, None] + rng.uniform(0, 6, 3))
-    moments = np.array([8.0, 5.0]) * np.sin(2 * np.pi * rng.uniform(0.5, 2, 2) * t[:, None] + rng.uniform(0, 6, 2))
-    return Trial(
-        f"reach{seed}", t, ARM.coordinates, q, np.gradient(q, t, axis=0), CHANNELS, t, emg, ARM.coordinates, moments
-    )
+arm = partial(arm_model, CHANNELS)
+recording = partial(reach, tuple(CHANNELS))
 
 
 def problem_of(model=None, free=None, **changes):
@@ -61,7 +44,7 @@ def problem_of(model=None, free=None, **changes):
         make_segment(model, recording(1, 0.45), start=0.1, lead_in=0.05),  # of another length
     )
     free = default_free(model) if free is None else free
-    given = {"model": model, "start": make_params(model, ARM.parameters), "segments": segments, "free": free}
+    given = {"model": model, "start": arm_params(model), "segments": segments, "free": free}
     return Problem(**{**given, "groups": GROUPS, **changes})
 
 
@@ -210,7 +193,7 @@ def test_coloured_quadratic_is_gauss_newton(settings):
     given = jax.tree.map(jnp.asarray, (model, make_data(problem), problem.start))
     z = jnp.asarray(np.random.default_rng(2).uniform(-0.5, 0.5, layout.size))
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def both(z):
         def with_itself(z):
             r, barriers = residuals(problem, layout, z)
@@ -219,8 +202,8 @@ def test_coloured_quadratic_is_gauss_newton(settings):
         return jax.jacfwd(with_itself, has_aux=True)(z)
 
     jacobian, (r, barriers) = jax.tree.map(np.asarray, both(z))
-    quadratic = jax.jit(objective.quadratic, compiler_options=QUICK)(*given, z)
-    cost, gradient = jax.jit(jax.value_and_grad(objective.cost, argnums=3), compiler_options=QUICK)(*given, z)
+    quadratic = jax.jit(objective.quadratic)(*given, z)
+    cost, gradient = jax.jit(jax.value_and_grad(objective.cost, argnums=3))(*given, z)
     assert float(quadratic.cost) == pytest.approx(0.5 * r @ r, rel=1e-9)
     assert float(cost) == pytest.approx(float(quadratic.cost), rel=1e-12)
     scale = np.abs(jacobian.T @ r).max()

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models import arm_model, arm_params, reach
 
 from calibration.excitations.synergies import add_synergies, extract, vaf, without_residuals
 from calibration.fitting import cost_by_block, fit
 from calibration.problem import DEFAULT_FREE, Free, Penalties, Problem, make_layout, params_at
 from calibration.residuals import make_data, make_objective
-from nms_gym._assets import asset_path
 from nms_gym.envs.gymnasium_env import NmsEnv
 from nms_gym.envs.moment_tracking import moment_tracking_task
 from nms_gym.envs.sources import SourceOptions
@@ -22,47 +22,28 @@ from nms_gym.envs.task import play_actions
 from nms_gym.errors import InputError
 from nms_gym.excitation import activation as act
 from nms_gym.excitation.synergies import make_basis
-from nms_gym.files.model_file import read_model_file
 from nms_gym.files.subject import Subject, load_subject, save_subject
 from nms_gym.model.forward import muscle_excitation
 from nms_gym.model.parameters import entries, make_params
 from nms_gym.model.replay import make_segment, predict_moments
-from nms_gym.model.structure import NmsModel, Settings
-from nms_gym.recording.trial import Trial
 
-QUICK = {"xla_backend_optimization_level": 0}
-ARM = read_model_file(asset_path("arm/model.json"))
-CHANNELS = ("TRI", "BIC", "BSH")
 # BRA has no channel.
-WEIGHTS = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]], float)
+CHANNELS = ("TRI", "BIC", "BSH")
+DRIVEN = ({"TRIlong": 1.0, "TRIlat": 1.0, "TRImed": 1.0}, {"BIClong": 1.0}, {"BICshort": 1.0})
+MIXING = np.array([[0.9, 0.1, 0.2], [0.05, 0.8, 0.5]])
 GROUPS = {"triceps": ("TRIlong", "TRIlat", "TRImed"), "biceps": ("BIClong", "BICshort")}
 
 
-def arm(weights=WEIGHTS, **settings):
-    return NmsModel(ARM.muscles, ARM.coordinates, CHANNELS, Settings(**settings), weights, ARM.paths)
-
-
-def recording(seed=0, seconds=0.5, commands=2):
-    """A reach at 100 Hz whose channels are mixtures of smooth commands, and arbitrary moments."""
-    rng = np.random.default_rng(seed)
-    t = 0.01 * np.arange(round(seconds / 0.01) + 1)
-    low, high = ARM.coordinate_range.T
-    q = 0.5 * (low + high) + 0.2 * (high - low) * np.sin(
-        2 * np.pi * np.array([0.8, 1.1]) * t[:, None] + rng.uniform(0, 6, 2)
-    )
-    h = 0.4 + 0.35 * np.sin(2 * np.pi * rng.uniform(0.5, 2, commands) * t[:, None] + rng.uniform(0, 6, commands))
-    emg = h @ np.array([[0.9, 0.1, 0.2], [0.05, 0.8, 0.5]])[:commands]
-    moments = np.array([8.0, 5.0]) * np.sin(2 * np.pi * rng.uniform(0.5, 2, 2) * t[:, None] + rng.uniform(0, 6, 2))
-    return Trial(
-        f"reach{seed}", t, ARM.coordinates, q, np.gradient(q, t, axis=0), CHANNELS, t, emg, ARM.coordinates, moments
-    )
+arm = partial(arm_model, dict(zip(CHANNELS, DRIVEN, strict=True)))
+# Mixtures of two commands.
+recording = partial(reach, CHANNELS, seconds=0.5, mixing=MIXING)
 
 
 def hybrid(residuals=False, only=False, **settings):
     """Model, start, tracked weights: two synergies of two recordings."""
     model = arm(**settings)
     found = extract([recording(0).emg, recording(1).emg], CHANNELS, number=2)
-    return add_synergies(model, make_params(model, ARM.parameters), found.basis, residuals=residuals, only=only)
+    return add_synergies(model, arm_params(model), found.basis, residuals=residuals, only=only)
 
 
 # ---- extraction ----
@@ -227,7 +208,7 @@ def test_weights_per_task():
     model = arm()
     found = extract([recording(0).emg, recording(1).emg], CHANNELS, number=2).basis
     basis = dataclasses.replace(found, tasks=(("reach0", "slow"), ("reach1", "fast"), ("reach2", "slow")))
-    model, start, _ = add_synergies(model, make_params(model, ARM.parameters), basis)
+    model, start, _ = add_synergies(model, arm_params(model), basis)
     assert model.commands == ("synergy_1@slow", "synergy_2@slow", "synergy_1@fast", "synergy_2@fast")
     weights = dict(zip(entries(model, "synergy_weight"), [0.4, 0.1, 0.0, 0.3], strict=True))
     params = make_params(model, {**vars(start), "synergy_weight": weights})
@@ -259,7 +240,7 @@ def test_models_that_cannot_have_synergies(options, message):
     model = arm()
     basis = extract([recording().emg], CHANNELS, number=2).basis
     with pytest.raises(InputError, match=message):
-        add_synergies(model, make_params(model, ARM.parameters), basis, **options)
+        add_synergies(model, arm_params(model), basis, **options)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +256,7 @@ def test_penalties_without_effect_are_refused(penalties, message):
     model = arm()
     segments = (make_segment(model, recording(), start=0.1),)
     with pytest.raises(InputError, match=message):
-        Problem(model, make_params(model, ARM.parameters), segments, (DEFAULT_FREE["emg_gain"],), {}, penalties)
+        Problem(model, arm_params(model), segments, (DEFAULT_FREE["emg_gain"],), {}, penalties)
 
 
 # ---- objective ----
@@ -333,7 +314,7 @@ def residuals_by_block(problem, layout, z):
         # The delay's own interpolation is checked in test_activation.
         length = s.replay.excitations.shape[0] - len(s.time) + 1
         delayed = act.delayed_series(s.replay.excitations, params.electromechanical_delay, 0.01, length)
-        emg = act.saturate(params.emg_gain[None, :] * delayed)[:, :3] @ WEIGHTS.T
+        emg = act.saturate(params.emg_gain[None, :] * delayed)[:, :3] @ arm().channel_weights.T
         gap = (out.excitation - emg)[rows][:, :5] / 0.1
         if problem.tracked is not None:
             add("synergy_reconstruction", np.sqrt(independent) * gap)
@@ -361,7 +342,7 @@ def test_every_block_and_the_gauss_newton_matrix(mode):
     given = jax.tree.map(jnp.asarray, (problem.model, make_data(problem), problem.start))
     z = jnp.asarray(np.random.default_rng(3).uniform(0.1, 0.6, layout.size))
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def both(z):
         def joined(z):
             blocks = residuals_by_block(problem, layout, z)
@@ -374,7 +355,7 @@ def test_every_block_and_the_gauss_newton_matrix(mode):
     expected = {name: 0.5 * float(x @ x) for name, x in blocks.items()}
     assert {n: v for n, v in found.items() if v} == pytest.approx(expected, rel=1e-9)
     assert min(expected.values()) > 1e-12  # every block has an effect here
-    quadratic = jax.jit(objective.quadratic, compiler_options=QUICK)(*given, z)
+    quadratic = jax.jit(objective.quadratic)(*given, z)
     assert float(quadratic.cost) == pytest.approx(0.5 * float(r @ r), rel=1e-9)
     np.testing.assert_allclose(quadratic.gradient, jacobian.T @ r, rtol=1e-8, atol=1e-8 * np.abs(jacobian.T @ r).max())
     matrix = jacobian.T @ jacobian
@@ -433,7 +414,7 @@ def test_subject_file_keeps_tasks(tmp_path):
     model = arm()
     basis = extract([recording(0).emg], CHANNELS, number=2).basis
     basis = dataclasses.replace(basis, tasks=(("reach0", "slow"), ("reach1", "fast")))
-    model, start, _ = add_synergies(model, make_params(model, ARM.parameters), basis)
+    model, start, _ = add_synergies(model, arm_params(model), basis)
     save_subject(tmp_path / "s.json", Subject("two tasks", model, start, synthetic=True))
     again = load_subject(tmp_path / "s.json")
     assert again.model.synergies.tasks == basis.tasks

@@ -6,26 +6,17 @@ import dataclasses
 
 import numpy as np
 import pytest
+from models import ARM, arm_model
 
-from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
-from nms_gym.files.model_file import read_model_file
 from nms_gym.model.replay import make_segment, padded, replay_history
-from nms_gym.model.structure import NmsModel, Settings
 from nms_gym.recording.trial import Trial
 
-ARM = read_model_file(asset_path("arm/model.json"))
 SHOULDER, ELBOW = ARM.coordinates
 CHANNELS = ("TRI", "BIC")
 DT = 0.01
-MODEL = NmsModel(
-    muscles=ARM.muscles,
-    coordinates=ARM.coordinates,
-    channels=CHANNELS,
-    settings=Settings(max_delay=0.1),
-    channel_weights=np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 3),
-    paths=ARM.paths,
-)
+DRIVEN = (dict.fromkeys(ARM.muscles[:3], 1.0), dict.fromkeys(ARM.muscles[3:], 1.0))
+MODEL = arm_model(dict(zip(CHANNELS, DRIVEN, strict=True)), max_delay=0.1)
 HISTORY = MODEL.settings.history_length(DT)
 
 
