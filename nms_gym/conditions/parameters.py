@@ -177,7 +177,7 @@ def electrode_loss(model: NmsModel, *, severity: Any = 1.0, channels: Sequence[s
 
 
 @pytree
-class Lateness(Condition):
+class IncreasedDelay(Condition):
     """A longer electromechanical delay."""
 
     severity: Array
@@ -207,7 +207,7 @@ class Lateness(Condition):
 
 def electromechanical_delay(
     model: NmsModel, *, increase: Any, severity: Any = 1.0, channels: Sequence[str] | None = None
-) -> Lateness:
+) -> IncreasedDelay:
     """Muscles that answer later: ``electromechanical_delay`` plus ``severity * increase``.
 
     Healthy values are 10 to 100 ms (Buchanan et al. 2004, 10.1123/jab.20.4.367).
@@ -222,4 +222,4 @@ def electromechanical_delay(
         InputError: a number out of range, or a channel that the model does not have.
     """
     increase = checked(increase, "increase of the electromechanical delay (s)", 0.0, model.settings.max_delay)
-    return Lateness(severity_of(severity, channels, model.channels, "channel"), increase)
+    return IncreasedDelay(severity_of(severity, channels, model.channels, "channel"), increase)
