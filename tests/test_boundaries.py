@@ -98,7 +98,9 @@ def importers(top: str) -> set[str]:
 
 def run(code: str, *, cwd: Path) -> str:
     """A new interpreter's standard output; anything on standard error fails."""
-    command = [sys.executable, "-W", "error", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{code}"]
+    # Where the packages are; this process's own path may have folders with modules of the same names.
+    places = [str(folder.parent) for folder in PACKAGES.values()]
+    command = [sys.executable, "-W", "error", "-c", f"import sys; sys.path[:0] = {places!r}\n{code}"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""

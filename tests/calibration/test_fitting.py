@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import jax
 import numpy as np
 import pytest
+from helpers import load_arrays
 from models import ARM, arm_model, arm_params
 
 from calibration.fitting import Progress, Status, _make_loop, fit, polished, starting_points
@@ -391,7 +392,7 @@ def walking(folder, speed):
     rest = np.quantile(trial.emg, 0.02, axis=0)
     strides = [
         (start, stop)
-        for start, stop, clean in np.load(file)["strides"]
+        for start, stop, clean in load_arrays(file)["strides"]
         if clean == 1 and start > trial.time[0] + 0.35 and stop < trial.time[-1] - 0.3
     ]
     return dataclasses.replace(trial, emg=np.maximum(trial.emg - rest, 0.0)), strides
@@ -413,7 +414,7 @@ def test_real_walking(data):
         for name in driven:
             weights[muscles.index(f"{name}_r"), [slow.channels.index(c) for c in names]] = 1 / len(names)
     model = NmsModel(muscles, ("knee_angle_r", "ankle_angle_r"), slow.channels, Settings(), weights)
-    arrays = np.load(folder / "walk36_0-30s.npz")
+    arrays = load_arrays(folder / "walk36_0-30s.npz")
     rows = [list(arrays["muscles"]).index(m) for m in muscles]
     anatomy = ("max_isometric_force", "optimal_fiber_length", "tendon_slack_length", "pennation_at_optimal")
     start = make_params(model, {kind: arrays[f"param_{kind}"][rows] for kind in anatomy})

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import load_arrays
 from scipy.integrate import solve_ivp
 
 from nms_gym.excitation import activation as act
@@ -111,7 +112,7 @@ def excitation_profile(profile, table, dt):
 @pytest.mark.parametrize("profile", ["step", "ramp", "bursts"])
 def test_first_order_dynamics_are_opensims(data, profile):
     """DeGrooteFregly2016Muscle of OpenSim 4.6: 15 and 60 ms, sharpness 0.1; our error is that of a held excitation."""
-    table = np.load(data("truth_muscle") / "forward_sims.npz")[f"dgf__soleus_like__{profile}"]
+    table = load_arrays(data("truth_muscle") / "forward_sims.npz")[f"dgf__soleus_like__{profile}"]
 
     def error(parts):
         dt = DT / parts

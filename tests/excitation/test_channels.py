@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers import load_arrays
 
 from nms_gym.errors import InputError
 from nms_gym.excitation.channels import ChannelMap
@@ -41,7 +42,7 @@ def test_channel_order_of_the_file_does_not_matter(data):
     """The recording whose published calibrations drove muscles by the position of the channel."""
     folder = data("uf3_right_leg")
     mapping = ChannelMap.from_channels(json.loads((folder / "emg_map.json").read_text())["channel_to_muscles"])
-    arrays = np.load(folder / "gait.npz")
+    arrays = load_arrays(folder / "gait.npz")
     channels, emg = [str(name) for name in arrays["emg_names"]], arrays["emg"].astype(float)
     muscles = [str(name) for name in arrays["muscles"]]
     expected = emg @ mapping.weights(channels, muscles).T

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers import load_arrays
 
 from nms_gym.errors import InputError
 from nms_gym.excitation.emg import (
@@ -22,7 +23,7 @@ NMSM = {"high_pass": 40.0, "low_pass": 3.5 / 1.1, "order": 4, "subtract_minimum"
 
 @pytest.fixture(scope="module")
 def raw(data):
-    arrays = np.load(data("uf3_right_leg") / "raw_emg.npz")
+    arrays = load_arrays(data("uf3_right_leg") / "raw_emg.npz")
     return arrays["time"], arrays["emg"].astype(float), [str(n) for n in arrays["names"]], arrays["envelope_standard"]
 
 
@@ -54,7 +55,7 @@ def test_mean_is_taken_over_time_not_over_channels(raw, data):
         alone = process_emg(time, emg[:, [i]], [names[i]], **NMSM).emg
         np.testing.assert_allclose(together[:, [i]], alone, atol=1e-12)
     # The published envelopes of this trial subtract the mean over channels instead; the difference is not subtle.
-    gait = np.load(data("uf3_right_leg") / "gait.npz")
+    gait = load_arrays(data("uf3_right_leg") / "gait.npz")
     published = gait["emg_all"][:, [list(gait["emg_all_names"]).index(name) for name in names]]
     rows = np.rint(gait["emg_time"] * 1000).astype(int)
     assert correlation(together[rows], published).min() < 0
@@ -70,7 +71,7 @@ def test_constant_offset_and_drift_do_not_matter():
 
 def test_published_envelopes_of_another_recipe(data):
     """Band-pass 50-500 Hz, rectified, 7.5 Hz, critically damped 15 Hz, from the same counts at 2000 Hz."""
-    walk = np.load(data("rajagopal_walk") / "walk.npz")
+    walk = load_arrays(data("rajagopal_walk") / "walk.npz")
     ours = process_emg(
         walk["raw_time"],
         walk["raw_counts"],

@@ -8,7 +8,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers import EXAMPLES
+from helpers import EXAMPLES, load_arrays
 
 from nms_gym._assets import asset_path
 from nms_gym._pytree import replace
@@ -229,7 +229,7 @@ def test_missing_file_and_folder(model, tmp_path):
 )
 def test_shipped_parameters_are_the_published_ones(data, asset, truth, count):
     model = read_model_file(asset_path(f"{asset}/model.json"))
-    reference = np.load(data("truth_geometry") / f"{truth}.npz")
+    reference = load_arrays(data("truth_geometry") / f"{truth}.npz")
     muscles = [str(name) for name in reference["muscles"]]
     assert len(model.muscles) == count
     order = [muscles.index(name) for name in model.muscles]

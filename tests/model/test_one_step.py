@@ -13,7 +13,8 @@ import calibration
 import nms_gym
 from calibration.residuals import predict_stack
 from nms_gym.conditions import conditions_from_spec
-from nms_gym.envs.moment_tracking import make_task
+from nms_gym.envs.moment_tracking import moment_tracking_task
+from nms_gym.envs.recordings import RecordingOptions
 from nms_gym.envs.task import as_dtype, play_actions
 from nms_gym.model.forward import excited_step, output_at_rest
 from nms_gym.model.replay import recorded_excitations, replay_history, replay_initial_state
@@ -72,7 +73,9 @@ def test_single_steps_are_the_prediction(case):
 def test_an_episode_of_moment_tracking_is_the_prediction(case, person, trial):
     spec, _, _, _, _, predicted = case
     with jax.enable_x64(True):
-        task = as_dtype(make_task(person, trial, condition=spec, stop=STOP), jnp.float64)
+        task = as_dtype(
+            moment_tracking_task(person, trial, condition=spec, window=RecordingOptions(stop=STOP)), jnp.float64
+        )
         actions = jnp.zeros((task.horizon, len(task.action_names)))
         _, info = jax.jit(play_actions)(task, actions)
     for name in ("moments", "excitation", "activation"):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import load_arrays
 
 from nms_gym.errors import InputError
 from nms_gym.muscle.curves import DeGrooteFregly2016
@@ -41,7 +42,7 @@ FUNCTIONS = {
     ],
 )
 def test_curves_are_opensims(data, ours, argument, table):
-    truth = np.load(data("truth_muscle") / "curves.npz")
+    truth = load_arrays(data("truth_muscle") / "curves.npz")
     np.testing.assert_allclose(FUNCTIONS[ours][0](truth[argument]), truth[table], rtol=0, atol=1e-9)
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import load_arrays
 from models import muscles, opensim_table
 
 from nms_gym.errors import InputError
@@ -42,7 +43,7 @@ TENDON_SEAMS = (millard._splines(CURVES).log_force.low, millard._splines(CURVES)
     ],
 )
 def test_curves_are_opensims(data, curve, argument, name, value, slope):
-    truth = np.load(data("truth_muscle") / "curves.npz")
+    truth = load_arrays(data("truth_muscle") / "curves.npz")
     x = jnp.asarray(truth[argument])
     error = np.abs(jax.jit(curve)(x) - truth[name])
     print(f"{name}: largest error {error.max():.1e}")
@@ -180,9 +181,9 @@ def test_fiber_velocities_are_opensims(data):
 @pytest.mark.parametrize(("integrator", "limit"), [("bdf2", 0.005), ("backward_euler", 0.005)])
 def test_forward_simulations_are_opensims(data, integrator, limit):
     """15 elastic muscles, 1.5 s at 5 ms steps, from OpenSim's activation: RMS of tendon force in F0."""
-    file = np.load(data("truth_muscle") / "forward_sims.npz")
+    file = load_arrays(data("truth_muscle") / "forward_sims.npz")
     labels = [str(label) for label in file["param_labels"]]
-    keys = [key for key in file.files if key.startswith("millard__")]
+    keys = [key for key in file if key.startswith("millard__")]
     stacked = np.stack([file[key] for key in keys], axis=-1)
     truth = {str(c): stacked[:, i] for i, c in enumerate(file["columns"])}
     sets = file["param_sets"][[labels.index(key.split("__")[1]) for key in keys]]

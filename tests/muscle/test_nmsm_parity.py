@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import load_arrays
 from models import muscles
 
 from nms_gym.excitation import activation as act
@@ -25,7 +26,7 @@ def parameters(fixture):
 @pytest.fixture(scope="module", params=["speed1_cycle1", "speed2_cycle1"])
 def stages(request, data):
     """NMSM's inputs and expected values, and ours."""
-    truth = dict(np.load(data("nmsm_multi_trial") / f"{request.param}_nmsm_unit_test.npz"))
+    truth = dict(load_arrays(data("nmsm_multi_trial") / f"{request.param}_nmsm_unit_test.npz"))
     tau, dt = truth["p_tau_act"], float(np.mean(np.diff(truth["emg_time"])))
 
     def neural(state, e):

@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from helpers import load_arrays
 
 from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
@@ -189,7 +190,7 @@ def test_samples_that_cannot_be_fitted(spoil, message):
 
 def truth_errors(data, paths, name):
     """Errors in mm against OpenSim 4.6 at poses that no fit has seen: {muscle: (length, moment arm)}."""
-    truth = np.load(data("truth_geometry") / f"{name}.npz")
+    truth = load_arrays(data("truth_geometry") / f"{name}.npz")
     muscles = [str(muscle) for muscle in truth["muscles"]]
     coordinates = [str(name) for name in truth["dofs"]]
     assert list(paths.coordinates) == coordinates
@@ -228,7 +229,7 @@ ARM = {"TRIlong"}
     ],
 )
 def test_leg_models_fitted_without_opensim_agree_with_opensim(data, name, folder, file, excused):
-    truth = np.load(data("truth_geometry") / f"{name}.npz")
+    truth = load_arrays(data("truth_geometry") / f"{name}.npz")
     muscles, coordinates = ([str(n) for n in truth[key]] for key in ("muscles", "dofs"))
     model = read_osim(data(folder) / file)
     ranges = np.stack([truth["range_lo"], truth["range_hi"]], axis=1)
@@ -258,7 +259,7 @@ def test_shipped_models_agree_with_opensim(data, asset, name, excused):
 
 def test_the_shipped_arm_follows_the_grid_of_poses(data):
     model = read_model_file(asset_path("arm/model.json"))
-    grid = np.load(data("truth_geometry") / "arm26_grid.npz")
+    grid = load_arrays(data("truth_geometry") / "arm26_grid.npz")
     q = np.stack(np.meshgrid(grid["shoulder"], grid["elbow"], indexing="ij"), axis=-1).reshape(-1, 2)
     lengths, arms = (np.asarray(part) for part in evaluate(model.paths, q))
     order = [model.muscles.index(str(muscle)) for muscle in grid["muscles"]]
@@ -272,13 +273,13 @@ def test_the_shipped_arm_follows_the_grid_of_poses(data):
 
 def test_the_domain_of_the_shipped_models_covers_the_recordings(data):
     leg = read_model_file(asset_path("right_leg/model.json"))
-    walk = np.load(data("rajagopal_walk") / "walk.npz")
+    walk = load_arrays(data("rajagopal_walk") / "walk.npz")
     order = [[str(n) for n in walk["dofs_r"]].index(name) for name in leg.coordinates]
     inner = np.radians([-3, 3])
     assert leg.paths is not None
     check_domain(leg.paths, walk["q_r"][:, order] + inner[:, None, None])
     arm = read_model_file(asset_path("arm/model.json"))
-    flexion = np.load(data("arm26_elbow") / "elbow_flex.npz")
+    flexion = load_arrays(data("arm26_elbow") / "elbow_flex.npz")
     assert arm.paths is not None
     check_domain(arm.paths, flexion["q"] + inner[:, None, None])
 
@@ -286,7 +287,7 @@ def test_the_domain_of_the_shipped_models_covers_the_recordings(data):
 def test_walking_with_the_shipped_leg(data):
     """Lengths, moment arms and velocities over a recorded walk, against OpenSim's."""
     leg = read_model_file(asset_path("right_leg/model.json"))
-    walk = np.load(data("rajagopal_walk") / "walk.npz")
+    walk = load_arrays(data("rajagopal_walk") / "walk.npz")
     order = [[str(n) for n in walk["muscles_r"]].index(name) for name in leg.muscles]
     lengths, arms = (np.asarray(part) for part in evaluate(leg.paths, walk["q_r"].astype(float)))
     keep = [i for i, name in enumerate(leg.muscles) if name != "gaslat_r"]
@@ -313,7 +314,7 @@ def test_without_opensim_the_message_says_what_to_install(monkeypatch):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_opensim_sampler_reproduces_opensim(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    truth = np.load(data("truth_geometry") / "arm26.npz")
+    truth = load_arrays(data("truth_geometry") / "arm26.npz")
     muscles, coordinates = ([str(n) for n in truth[key]] for key in ("muscles", "dofs"))
     model = data("arm26_elbow") / "original" / "arm26.osim"
     lengths, arms = opensim_sampler(model, muscles, coordinates)(truth["q"][:50])

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import REFERENCE
+from helpers import REFERENCE, load_arrays
 from scipy.optimize import root
 
 from nms_gym.errors import InputError
@@ -41,7 +41,7 @@ def compare(data, name):
     """Errors in mm of length (N, M) and of the worst moment arm (N, M) over the truth's poses."""
     folder, _, file = MODELS[name].partition("/")
     model = read_osim(data(folder) / file)
-    truth = np.load(data("truth_geometry") / f"{name}.npz")
+    truth = load_arrays(data("truth_geometry") / f"{name}.npz")
     muscles, dofs = ([str(x) for x in truth[key]] for key in ("muscles", "dofs"))
     lengths, arms = sample_paths(model, muscles, dofs, truth["q"])
     assert np.all(np.isfinite(lengths))
@@ -366,7 +366,7 @@ def test_other_surfaces_are_refused_by_name(data):
 
 
 def test_arm26_cylinders_match_opensim(data):
-    truth = np.load(data("truth_geometry") / "arm26.npz")
+    truth = load_arrays(data("truth_geometry") / "arm26.npz")
     model = read_osim(data("arm26_elbow") / "original" / "arm26.osim")
     muscles, dofs = [str(x) for x in truth["muscles"]], [str(x) for x in truth["dofs"]]
     served = [m for m in muscles if all(use.wrap.kind == "cylinder" for use in model.muscle(m).wraps)]

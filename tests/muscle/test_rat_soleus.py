@@ -10,8 +10,11 @@ from helpers import EXAMPLES
 
 from nms_gym.muscle.millard import Millard2012
 
+# For this import only: the folder has modules of the names of our packages.
 sys.path.insert(0, str(EXAMPLES / "benchmarks"))
 import rat_soleus
+
+sys.path.remove(str(EXAMPLES / "benchmarks"))
 
 STEP = 0.004
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import models
 import numpy as np
 import pytest
+from helpers import load_arrays
 from jax.flatten_util import ravel_pytree
 from models import opensim_table
 
@@ -92,7 +93,7 @@ def test_elastic_equilibria_are_opensims(data):
 @pytest.fixture(scope="module")
 def forward_sims(data):
     """OpenSim's 15 elastic forward simulations as (T, 15) columns, and their parameters."""
-    file = np.load(data("truth_muscle") / "forward_sims.npz")
+    file = load_arrays(data("truth_muscle") / "forward_sims.npz")
     labels = [str(label) for label in file["param_labels"]]
     keys = [(label, profile) for label in SIMULATED for profile in PROFILES]
     stacked = np.stack([file[f"dgf__{label}__{profile}"] for label, profile in keys], axis=-1)

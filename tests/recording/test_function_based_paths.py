@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from helpers import load_arrays
 
 from nms_gym.errors import InputError
 from nms_gym.muscle.geometry import lengths_and_moment_arms, paths_from_polynomials
@@ -44,7 +45,7 @@ def test_opensims_own_numbers(data):
 
 def test_good_moment_arms_in_walking_and_offset_lengths(data):
     """What the warning says, against OpenSim's wrapped paths of the same model."""
-    walk = np.load(data("rajagopal_walk") / "walk.npz")
+    walk = load_arrays(data("rajagopal_walk") / "walk.npz")
     muscles = [str(name) for name in walk["muscles_r"]]
     paths = paths_from_polynomials(read(data("rajagopal_walk") / FILE, muscles), COORDINATES, DOMAIN)
     order = [[str(name) for name in walk["dofs_r"]].index(name) for name in COORDINATES]

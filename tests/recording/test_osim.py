@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import REFERENCE
+from helpers import REFERENCE, load_arrays
 
 from nms_gym.anatomy import Linear, Polynomial, Scaled, SimmSpline, body_fixed_xyz
 from nms_gym.errors import InputError
@@ -26,7 +26,7 @@ def gait2392(data):
 )
 def test_muscle_parameters_are_those_that_opensim_reports(request, data, fixture, file):
     model = request.getfixturevalue(fixture)
-    truth = np.load(data("truth_geometry") / file)
+    truth = load_arrays(data("truth_geometry") / file)
     for i, name in enumerate(truth["muscles"]):
         muscle = model.muscle(str(name))
         for key in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers import load_arrays
 
 from nms_gym.errors import InputError
 from nms_gym.recording.storage import (
@@ -202,7 +203,7 @@ def test_moments_by_coordinate_name(write):
 def test_recorded_tables_match_arrays(data, trial):
     """The arrays beside the files were made from them independently of this reader."""
     folder = data("ceinms_rt_lowerlimb")
-    arrays = np.load(folder / f"{trial}.npz")
+    arrays = load_arrays(folder / f"{trial}.npz")
     dofs = [str(name) for name in arrays["dofs"]]
     original = folder / "original" / trial
     q = read_coordinates(original / "ik.sto", dofs)

@@ -7,6 +7,7 @@ import hashlib
 
 import numpy as np
 import pytest
+from helpers import load_arrays
 
 from nms_gym.errors import InputError
 from nms_gym.recording.arrays import read_arrays
@@ -80,7 +81,7 @@ def test_arrays_of_every_recording(data, name):
     path = data(folder) / file
     keys, mismatch = RECORDINGS[name]
     trial = make_trial(name, **vars(read_arrays(path, keys)))
-    stored = np.load(path)
+    stored = load_arrays(path)
     for role, value in (("q", trial.q), ("moments", trial.moments), ("lengths", trial.lengths)):
         np.testing.assert_array_equal(value, stored[keys[role]].astype(float))
     arms = stored[keys["moment_arms"]].astype(float)
@@ -102,7 +103,7 @@ def test_arrays_of_every_recording(data, name):
 def test_opensim_files_give_the_filtered_arrays(data):
     """Raw IK, ID and EMG files through our filters, against arrays filtered elsewhere (6 Hz, 2nd order each way)."""
     folder = data("ceinms_rt_lowerlimb")
-    stored = np.load(folder / "walk36_0-30s.npz")
+    stored = load_arrays(folder / "walk36_0-30s.npz")
     dofs = [str(name) for name in stored["dofs"]]
     original = folder / "original" / "walk36_0-30s"
     trial = make_trial(
@@ -224,7 +225,7 @@ def test_tables_that_cover_other_times(data):
     full = make_trial("t", ik, moments=read_moments(folder / "id_walk_full.sto", ["knee_angle_r"]))
     part = make_trial("t", ik, moments=rra, trim=True, q_cutoff=6.0)
     # Published moments at 1000 Hz, put on the 100 Hz grid, against the arrays resampled elsewhere.
-    stored = np.load(folder / "walk.npz")
+    stored = load_arrays(folder / "walk.npz")
     column = [str(name) for name in stored["dofs_r"]].index("knee_angle_r")
     rows = np.rint(part.time / 0.005).astype(int)
     inside = slice(5, -5)
@@ -409,7 +410,7 @@ def test_replaced_fields_must_fit():
 
 def test_muscle_analysis_folder(data):
     folder = data("nmsm_multi_trial")
-    stored = np.load(folder / "speed2_cycle1.npz")
+    stored = load_arrays(folder / "speed2_cycle1.npz")
     dofs, muscles = [str(n) for n in stored["dofs"]], [str(n) for n in stored["muscles"]]
     rng = np.random.default_rng(0)
     order, turned = rng.permutation(len(muscles)), rng.permutation(len(dofs))
