@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import jax
@@ -36,7 +37,7 @@ def box(bounds: tuple[np.ndarray, np.ndarray]) -> spaces.Box:
     return spaces.Box(low, high, dtype=np.float32)
 
 
-class TaskAdapter:
+class TaskAdapter(ABC):
     """A task, its names and its compiled programs. A copy, or what was pickled, goes on bit for bit.
 
     Attributes:
@@ -73,8 +74,9 @@ class TaskAdapter:
             self._parts = packing.pack(self.task)
             self._programs = self._compiled(packing)
 
+    @abstractmethod
     def _compiled(self, packing: Packing) -> Any:
-        raise NotImplementedError
+        """Programs for tasks of one structure."""
 
     def _new_history(self, made: Task) -> History:
         """What pictures are drawn from."""
