@@ -98,5 +98,5 @@ class TaskAdapter(ABC):
         return state | {"task": jax.tree.map(np.asarray, self.task)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        vars(self).update(state)
         self._load(state["task"])
