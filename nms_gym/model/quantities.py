@@ -106,8 +106,11 @@ class _Source:
     @functools.cached_property
     def rate(self) -> MetabolicRate:
         out = self.output
-        compute = jax.jit(metabolics.metabolic_rate, static_argnums=(0, 1))
-        return compute(self.heat, self.curves, self.params, self.metabolic, out.excitation, out.activation, out)
+        compute = jax.jit(metabolics.metabolic_rate, static_argnums=(0, 1, 7))
+        tendons = self.model.tendons
+        return compute(
+            self.heat, self.curves, self.params, self.metabolic, out.excitation, out.activation, out, tendons
+        )
 
     def work(self, power: Any) -> np.ndarray:
         """``(3, M)``: net, positive and negative."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax.numpy as jnp
 from jax import Array
@@ -27,6 +27,9 @@ class Curves(Protocol):
     def defaults(self) -> Mapping[str, float]:
         """Muscle parameters of the family's source, by name, for what a model does not say."""
         ...
+
+    saturates_damping: ClassVar[bool]
+    """whether the damping of a shortening fiber takes away no more than it pulls, where the tendon is rigid"""
 
     def active_force_length(self, length: Array) -> Array:
         """Active force multiplier at a normalised fiber length."""
@@ -61,6 +64,7 @@ class DeGrooteFregly2016:
     ``tests/test_curves.py``.
     """
 
+    saturates_damping: ClassVar[bool] = False
     name: str = "DeGrooteFregly2016"
     # Three Gaussians: amplitude, centre, width, slope of the width (paper eq. S1).
     b1: tuple[float, ...] = (0.8150671134243542, 1.055033428970575, 0.162384573599574, 0.063303448465465)

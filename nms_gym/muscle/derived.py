@@ -156,7 +156,12 @@ def pennation(params: MuscleParams, fiber_length: Array) -> Array:
 
 
 def fiber_forces(
-    curves: Curves, params: MuscleParams, activation: Array, fiber_length: Array, fiber_velocity: Array
+    curves: Curves,
+    params: MuscleParams,
+    activation: Array,
+    fiber_length: Array,
+    fiber_velocity: Array,
+    tendon: str | Sequence[str] = "elastic",
 ) -> FiberForces:
     """Force along the fiber by origin, the terms of ``hill.fiber_force`` (Millard et al. 2013, 10.1115/1.4023390).
 
@@ -166,18 +171,37 @@ def fiber_forces(
         activation: ``(..., M)``.
         fiber_length: ``(..., M)`` over ``optimal_fiber_length``.
         fiber_velocity: ``(..., M)`` over ``max_contraction_velocity * optimal_fiber_length``.
+        tendon: "rigid" or "elastic", or one of them per muscle; see ``hill.rigid_fiber_force``.
     """
     p = spread(params, jnp.asarray(fiber_length))
-    return _forces(curves, p, activation, fiber_length, fiber_velocity)
+    return _forces(tendon, curves, p, activation, fiber_length, fiber_velocity)
 
 
-def _forces(curves: Curves, p: MuscleParams, activation: Array, x: Array, v: Array) -> FiberForces:
+def _forces(
+    tendon: str | Sequence[str], curves: Curves, p: MuscleParams, activation: Array, x: Array, v: Array
+) -> FiberForces:
     f0 = p.max_isometric_force
     passive = f0 * curves.passive_force_length(x, p.passive_fiber_strain_at_one_norm_force)
     damping = f0 * p.fiber_damping * v
     # The rest, so that the parts always add up to the one formula of the fiber force.
     active = f0 * hill.fiber_force(curves, p, activation, x, v) - passive - damping
+    if curves.saturates_damping:
+        damping = f0 * _fiber_force(tendon, curves, p, activation, x, v) - passive - active
     return FiberForces(active, passive, damping)
+
+
+def _fiber_force(
+    tendon: str | Sequence[str], curves: Curves, p: MuscleParams, activation: Array, x: Array, v: Array
+) -> Array:
+    force = hill.fiber_force(curves, p, activation, x, v)
+    if not curves.saturates_damping:
+        return force
+    return jnp.where(_is_rigid(tendon, x), hill.rigid_fiber_force(curves, p, activation, x, v), force)
+
+
+def _is_rigid(tendon: str | Sequence[str], like: Array) -> np.ndarray:
+    kinds = [tendon] if isinstance(tendon, str) else tendon
+    return np.broadcast_to(np.asarray([kind == "rigid" for kind in kinds]), like.shape)
 
 
 def powers(params: MuscleParams, forces: FiberForces, out: FiberResult, musculotendon_velocity: Array) -> Powers:
@@ -263,7 +287,7 @@ def stiffness(
     x, v = jnp.asarray(out.fiber_length), jnp.asarray(out.fiber_velocity)
     p = spread(params, x)
     f0, per_length = p.max_isometric_force, p.max_isometric_force / p.optimal_fiber_length
-    force, slope = jax.jvp(lambda x: hill.fiber_force(curves, p, activation, x, v), (x,), (jnp.ones_like(x),))
+    force, slope = jax.jvp(lambda x: _fiber_force(tendon, curves, p, activation, x, v), (x,), (jnp.ones_like(x),))
     c = cosine(params, x)
     fiber = per_length * slope
     along = fiber * c * c + per_length * force * (1.0 - c * c) / x
@@ -271,10 +295,9 @@ def stiffness(
     strain = p.tendon_strain_at_one_norm_force
     elastic = jax.jvp(lambda taut: curves.tendon_force(taut, strain), (taut,), (jnp.ones_like(taut),))[1]
     elastic = elastic * f0 / p.tendon_slack_length
-    active = _forces(curves, p, activation, x, v).active
+    active = _forces(tendon, curves, p, activation, x, v).active
     attached = short_range_gain * active / p.optimal_fiber_length * c * c
-    kinds = [tendon] if isinstance(tendon, str) else tendon
-    rigid = np.broadcast_to(np.asarray([kind == "rigid" for kind in kinds]), x.shape)
+    rigid = _is_rigid(tendon, x)
     return Stiffness(
         fiber=fiber,
         fiber_along_tendon=along,
@@ -293,7 +316,7 @@ def derive(
     musculotendon_velocity: Array,
 ) -> Derived:
     """Pennation, forces, powers, stiffness and tendon energy of every muscle; arguments as in the functions above."""
-    forces = fiber_forces(curves, params, activation, out.fiber_length, out.fiber_velocity)
+    forces = fiber_forces(curves, params, activation, out.fiber_length, out.fiber_velocity, tendon)
     return Derived(
         pennation=pennation(params, out.fiber_length),
         forces=forces,

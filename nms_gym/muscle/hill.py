@@ -18,6 +18,8 @@ from nms_gym.muscle.curves import Curves
 # Shortest normalised fiber length (OpenSim's DeGrooteFregly2016Muscle: 0.2) and smallest cosine of pennation.
 MIN_FIBER_LENGTH = 0.2
 MIN_ALONG_TENDON = 0.05
+# How sharply damping saturates at what a fiber pulls, per unit of the two's quotient.
+DAMPING_SHARPNESS = 100.0
 
 
 @pytree
@@ -125,12 +127,29 @@ def fiber_force(curves: Curves, params: MuscleParams, activation: Array, x: Arra
     10.1016/0021-9290(95)00025-9; the form of Lloyd & Besier 2003 and of CEINMS, whose ``percentageChange`` is 0.15).
     Passive force and velocity keep their normalisation, as they do there.
     """
+    return _undamped_force(curves, params, activation, x, v) + params.fiber_damping * v
+
+
+def _undamped_force(curves: Curves, params: MuscleParams, activation: Array, x: Array, v: Array) -> Array:
     active_length = x / (1.0 + params.optimal_fiber_length_change * (1.0 - activation))
-    return (
-        activation * curves.active_force_length(active_length) * curves.force_velocity(v)
-        + curves.passive_force_length(x, params.passive_fiber_strain_at_one_norm_force)
-        + params.fiber_damping * v
-    )
+    active = activation * curves.active_force_length(active_length) * curves.force_velocity(v)
+    return active + curves.passive_force_length(x, params.passive_fiber_strain_at_one_norm_force)
+
+
+def rigid_fiber_force(curves: Curves, params: MuscleParams, activation: Array, x: Array, v: Array) -> Array:
+    """``fiber_force`` beside a rigid tendon, which dictates the fiber's velocity, so that damping could make it push.
+
+    Where a family ``saturates_damping``, damping takes away no more than the fiber pulls, as in OpenSim's
+    Millard2012EquilibriumMuscle. Relative to the pull, rounded over 1 / ``DAMPING_SHARPNESS``: at most 0.7 % of the
+    damping force too much, where it equals the pull; never negative; exact at rest and while the fiber lengthens.
+    """
+    if not curves.saturates_damping:
+        return fiber_force(curves, params, activation, x, v)
+    damping = params.fiber_damping * v
+    # The constant stands in for the pull of a slack muscle, where the quotient has no value.
+    pull = _undamped_force(curves, params, activation, x, v) + 1e-9
+    left = 1.0 - jnp.maximum(-damping, 0.0) / pull
+    return pull * jnp.logaddexp(0.0, DAMPING_SHARPNESS * left) / DAMPING_SHARPNESS + jnp.maximum(damping, 0.0)
 
 
 def force_along_tendon(curves: Curves, params: MuscleParams, activation: Array, w: Array, x: Array, v: Array) -> Array:

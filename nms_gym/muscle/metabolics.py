@@ -298,6 +298,7 @@ def metabolic_rate(
     excitation: Array,
     activation: Array,
     out: FiberResult,
+    tendon: str | Sequence[str] = "elastic",
 ) -> MetabolicRate:
     """Metabolic rate of every muscle, in parts.
 
@@ -312,10 +313,11 @@ def metabolic_rate(
         excitation: ``(..., M)``, 0 to 1.
         activation: ``(..., M)``, 0 to 1.
         out: of a step or prediction, ``(..., M)``.
+        tendon: "rigid" or "elastic", or one of them per muscle; see ``hill.rigid_fiber_force``.
     """
     x, v = jnp.asarray(out.fiber_length), jnp.asarray(out.fiber_velocity)
     p = derived.spread(params, x)
-    forces = derived.fiber_forces(curves, params, activation, x, v)
+    forces = derived.fiber_forces(curves, params, activation, x, v, tendon)
     isometric = curves.active_force_length(x / (1.0 + p.optimal_fiber_length_change * (1.0 - activation)))
     mass, fast = (
         jnp.broadcast_to(jnp.asarray(leaf, x.dtype), x.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import jax.numpy as jnp
 from jax import Array
@@ -33,6 +33,7 @@ class MeyerFregly2017:
     1e-10 (``tests/test_nmsm_parity.py``) where fibers are longer than 0.4 optimal lengths.
     """
 
+    saturates_damping: ClassVar[bool] = False
     name: str = "MeyerFregly2017"
     # Three Gaussians: amplitude, centre, width, slope of the width.
     b1: tuple[float, ...] = (0.8174335195120225, 1.054348561163096, 0.16194288662761705, 0.06381565266097716)

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,13 +43,15 @@ class Millard2012:
       decays exponentially below ``TAIL_FORCE``, to 2e-5 at slack length and to nothing beyond. It never pushes.
       ``tendon_length`` goes on nearly straight below that force, through 0, to where no length gives the force.
 
-    As in OpenSim, active force and its derivative vanish outside the active lengths 0.4441 to 1.8123, and the
+    As in OpenSim, damping beside a rigid tendon takes away no more than the fiber pulls (``hill.rigid_fiber_force``);
+    active force and its derivative vanish outside the active lengths 0.4441 to 1.8123, and the
     force-velocity curve is flat beyond maximum velocity, where the damping carries on.
 
     Raises:
         InputError: constants of which no smooth curve can be made.
     """
 
+    saturates_damping: ClassVar[bool] = True
     name: str = "Millard2012"
     # Active force-length, in optimal fiber lengths.
     min_active_length: float = 0.4441

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +77,7 @@ class Tabulated:
         InputError: points that are not finite, not increasing, or too few; a tendon that does not reach force 1.
     """
 
+    saturates_damping: ClassVar[bool] = False
     name: str = "Tabulated"
     active_force_length_points: Points = _ACTIVE
     """over optimal fiber length"""

@@ -272,7 +272,8 @@ def rigid_fiber(
     x = hill.fiber_length(params, w)
     # A fiber of constant thickness lengthens by cos(pennation) of what its projection does.
     v = (w / x) * musculotendon_velocity / (params.max_contraction_velocity * params.optimal_fiber_length)
-    return params.max_isometric_force * hill.force_along_tendon(curves, params, activation, w, x, v), w, x, v
+    force = hill.rigid_fiber_force(curves, params, activation, x, v) * (w / x)
+    return params.max_isometric_force * force, w, x, v
 
 
 def fiber_step(

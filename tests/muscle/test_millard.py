@@ -12,10 +12,11 @@ from helpers import load_arrays
 from models import muscles, opensim_table
 
 from nms_gym.errors import InputError
-from nms_gym.muscle import millard
+from nms_gym.muscle import hill, millard
 from nms_gym.muscle.bezier import corner, evaluate
+from nms_gym.muscle.derived import fiber_forces
 from nms_gym.muscle.millard import TAIL_FORCE, Millard2012
-from nms_gym.muscle.tendon import equilibrium_velocity, fiber_step, initial_fiber
+from nms_gym.muscle.tendon import equilibrium_velocity, fiber_step, initial_fiber, rigid_fiber
 
 CURVES = Millard2012()
 DEFAULTS = dict(CURVES.defaults) | {"fiber_damping": 0.1}
@@ -163,6 +164,51 @@ def test_forces_are_opensims(data, name):
     print(f"{name}: 99th percentile {np.percentile(error, 99):.1e} F0, largest {error.max():.1e}")
     assert np.percentile(error, 99) < 1e-6
     assert error.max() < 1e-5
+
+
+def test_a_rigid_tendon_never_pushes():
+    """Damping takes away no more than the fiber pulls: OpenSim's rule, rounded by at most 0.7 % of the damping force.
+
+    ``Millard2012EquilibriumMuscle::calcMuscleDynamicsInfo`` sets a compressive fiber force to zero and the damping to
+    minus the rest. The tables of rigid muscles have none: at rest, or without damping.
+    """
+    rng = np.random.default_rng(0)
+    sets = np.tile([1000.0, 0.1, 0.2, 0.0], (4000, 1))
+    params = muscles(sets, **DEFAULTS)
+    activation = np.where(rng.uniform(size=4000) < 0.3, 0.0, rng.uniform(size=4000))
+    w, v = rng.uniform(0.4, 1.6, 4000), rng.uniform(-1.5, 1.0, 4000)
+
+    def forces(activation, w, v):
+        return rigid_fiber(CURVES, params, activation, 0.2 + 0.1 * w, v)[0] / 1000.0
+
+    force, slope = jax.jit(lambda *at: jax.jvp(forces, at, (0 * at[0], 0 * at[1], 1.0 + 0 * at[2])))(activation, w, v)
+    exact = hill.fiber_force(CURVES, params, activation, w, v)
+    error = force - np.maximum(exact, 0.0)
+    print(f"pushes without the rule: {exact.min():.3f} F0; rounding at most {error.max():.1e} F0")
+    assert exact.min() < -0.1
+    assert np.mean(exact < 0) > 0.2
+    assert force.min() >= 0
+    assert np.all(np.abs(error) <= 0.0071 * 0.1 * np.maximum(-v, 0.0) + 2e-9)
+    assert np.abs(error).max() > 1e-5  # rounded, not switched
+    np.testing.assert_allclose(force[v >= 0], exact[v >= 0], rtol=0, atol=2e-9)
+    h = 1e-6
+    differences = (forces(activation, w, v + h) - forces(activation, w, v - h)) / (2 * h)
+    np.testing.assert_allclose(slope, differences, rtol=0, atol=1e-5)
+    assert np.isfinite(jax.grad(lambda v: jnp.sum(forces(0.0 * activation, w, v)))(0.0 * v)).all()
+
+
+def test_parts_of_a_force_that_does_not_push():
+    """The parts add up to the tendon's force; what is saturated is the damping."""
+    params = muscles(np.tile([1000.0, 0.1, 0.2, 0.0], (3, 1)), **DEFAULTS)
+    activation, w, v = jnp.asarray([0.0, 0.02, 0.5]), jnp.asarray([0.9, 1.0, 1.1]), jnp.asarray([-0.5, -0.4, -0.1])
+    force = rigid_fiber(CURVES, params, activation, 0.2 + 0.1 * w, v)[0]
+    parts = fiber_forces(CURVES, params, activation, w, v, "rigid")
+    np.testing.assert_allclose(parts.total, force, rtol=0, atol=1e-5)
+    free = fiber_forces(CURVES, params, activation, w, v)
+    np.testing.assert_allclose(parts.active, free.active)
+    assert float(free.total[0]) == pytest.approx(-50.0)
+    assert float(parts.total[0]) == pytest.approx(0.0, abs=1e-5)
+    assert float(parts.damping[2]) == pytest.approx(float(free.damping[2]), rel=1e-6)
 
 
 def test_fiber_velocities_are_opensims(data):
