@@ -50,6 +50,10 @@ from .model.rollout import motion_step as motion_step
 from .model.rollout import rollout as rollout
 from .model.structure import NmsModel as NmsModel
 from .model.structure import Settings as Settings
+from .model.trained_range import TrainedRange as TrainedRange
+from .model.trained_range import departures as departures
+from .model.trained_range import saturation as saturation
+from .model.trained_range import trained_range as trained_range
 from .muscle.metabolics import make_metabolic_params as make_metabolic_params
 from .muscle.metabolics import metabolic_rate as metabolic_rate
 from .muscle.path_fitting import fit_paths as fit_paths

@@ -27,7 +27,11 @@ from nms_gym.errors import InputError, listed
 
 if TYPE_CHECKING:
     from calibration.study.calibrate import Outcome
+    from calibration.study.ranges import RangeCheck
     from calibration.study.read import Study
+    from calibration.uncertainty.analysis import BandSet
+    from nms_gym.files.subject import Subject
+    from nms_gym.model.parameters import NmsParams
     from nms_gym.recording.osim import OsimModel
 
 app = typer.Typer(
@@ -186,6 +190,7 @@ def calibrate(
 
 def _calibrate(study: Study, folder: Path, *, report: bool, posterior: int = 0) -> tuple[Outcome, list[Path]]:
     from calibration.study.calibrate import calibrate as run
+    from calibration.study.ranges import check_sets
     from calibration.study.results import require_folder, write_results
 
     require_folder(folder)
@@ -211,6 +216,10 @@ def _calibrate(study: Study, folder: Path, *, report: bool, posterior: int = 0) 
         f"compiling {r.compile_seconds:.1f} s, fitting {r.run_seconds:.2f} s"
     )
     _metrics_table(outcome.rows)
+    _worse_lines(outcome.rows)
+    if outcome.analysis is not None:
+        _bands_lines(outcome.analysis.bands)
+    _range_lines(check_sets(outcome.subject, (), study.held_out))
     if not study.held_out:
         console.print("  [yellow]held-out windows: none exists; the numbers above measure fit, not prediction[/yellow]")
     if r.at_bounds:
@@ -306,7 +315,13 @@ def calibrate_ceinms(
 @app.command()
 def predict(
     subject_file: Annotated[Path, typer.Argument(metavar="SUBJECT.json", help="A calibrated person.")],
-    trials: Annotated[list[Path], typer.Argument(metavar="TRIAL...", help="Trials (.npz), or studies (.toml).")],
+    trials: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[TRIAL]...", help="Trials (.npz), or studies (.toml) for all theirs."),
+    ] = None,
+    study_file: Annotated[
+        Path | None, typer.Option("--study", help="Study (.toml) on whose windows the person is scored.")
+    ] = None,
     output: OutputOption = None,
     assisted: Annotated[
         bool, typer.Option(help="Let excitations leave the EMG as little as meets the measured moments.")
@@ -323,21 +338,25 @@ def predict(
         ),
     ] = "outputs",
 ) -> None:
-    """Predict the joint moments of trials with a saved person.
+    """Predict the joint moments of trials with a saved person, or score the person on a study's windows.
 
     Writes moments, forces, excitations, activations, and lengths and velocities of fibers and tendons, and prints the
-    agreement with measured moments where the trial has them. With --assisted that agreement is made, not found: use the
-    forces.
+    agreement with measured moments where the trial has them, and how far the trial leaves the EMG and motion that the
+    fit has seen. With --assisted that agreement is made, not found: use the forces. With --study, training windows and
+    held-out sets are scored as a calibration scores them, with the bands of posterior.npz beside the subject.
     """
     from calibration.excitations.assisted import Assistance
     from calibration.study.predict import predict as run
+    from calibration.study.predict import score
     from calibration.study.read import read_study
-    from calibration.study.results import require_folder, write_predictions
+    from calibration.study.results import check_predictions, require_folder, write_predictions
     from nms_gym.files.subject import load_subject
     from nms_gym.model.quantities import chosen_quantities
     from nms_gym.recording.trial import load_trial
 
     began = time.perf_counter()
+    if not (trials or study_file):
+        raise InputError("nothing to predict: give trials (.npz), or --study STUDY.toml to score the person on")
     subject = load_subject(subject_file)
     folder = output or Path("nms-gym-out") / f"predict-{Path(subject.name).name}"
     require_folder(folder)
@@ -345,18 +364,51 @@ def predict(
     chosen_quantities(wanted)
     if file_format not in ("sto", "csv", "npz"):
         raise InputError(f"--format is {file_format!r}; use sto, csv or npz")
-    recordings = []
-    for path in trials:
+
+    def read(path: Path) -> Study:
+        return read_study(path, emg_reference=subject.emg_normalisation, say=_say)
+
+    recordings, references = [], []
+    for path in trials or ():
         if path.suffix == ".toml":
-            study = read_study(path, emg_reference=subject.emg_normalisation, say=_say)
+            study = read(path)
             recordings += study.trials.values()
+            references.append(study.emg_reference.kind)
         else:
             recordings.append(load_trial(path))
+            references.append("as in the trial's file")
+    scored = None
+    if study_file is not None:
+        study = read(study_file)
+        references.append(study.emg_reference.kind)
+        scored = score(subject, study, people=_people_beside(subject_file, subject), say=_say)
     predictions = run(subject, recordings, assistance=Assistance() if assisted else None, say=_say)
-    written, rows = write_predictions(folder, subject, predictions, names=wanted, file_format=file_format)
+    own = subject.calibration.get("emg_reference")
+    reference = "; ".join(dict.fromkeys(references)) + (f" (person: {own})" if own else "")
+    written, rows = write_predictions(
+        folder, subject, predictions, names=wanted, file_format=file_format, emg_reference=reference, scored=scored
+    )
     if rows:
         _metrics_table(rows)
+        _worse_lines(rows)
+    if scored is not None:
+        _bands_lines(scored.bands)
+    _range_lines([*(() if scored is None else scored.ranges), *check_predictions(subject, predictions)])
     _done(written, began)
+
+
+def _people_beside(subject_file: Path, subject: Subject) -> NmsParams | None:
+    """People of the ``posterior.npz`` beside a subject file, where there is one that can be used."""
+    from calibration.study.predict import moment_noise
+    from nms_gym.files.posterior import load_people
+
+    file = subject_file.parent / "posterior.npz"
+    if not file.is_file():
+        return None
+    if not moment_noise(subject):
+        _say(f"no bands: {subject_file} does not say how noisy its moments are; calibrate again to have them")
+        return None
+    return load_people(file, subject.model)
 
 
 @app.command()
@@ -661,6 +713,60 @@ def _metrics_table(rows: Sequence[dict[str, Any]]) -> None:
             style=style,
         )
     console.print(table)
+
+
+def _worse_lines(rows: Sequence[dict[str, Any]]) -> None:
+    """Held-out sets that are predicted worse than without a calibration."""
+    from calibration.report.findings import WORSE_BY
+
+    r2 = {(row["segment"], row["coordinate"], row["set"]): row["r2"] for row in rows if row["split"] == "held-out"}
+    worse = [
+        f"{segment}, {joint}"
+        for (segment, joint, which), after in r2.items()
+        if which == "calibrated" and after < r2.get((segment, joint, "uncalibrated"), float("-inf")) - WORSE_BY
+    ]
+    if worse:
+        console.print(f"  [yellow]predicted worse than without calibration[/yellow]: {escape('; '.join(worse))}")
+
+
+def _bands_lines(bands: Sequence[BandSet]) -> None:
+    """How much of what was measured lies inside the bands."""
+    for row in (row for found in bands for row in found.rows() if row["coverage"] is not None):
+        where = f"{row['split']}: {row['segment']}" if row["split"] == "held-out" else row["segment"]
+        console.print(
+            f"  {100 * row['level']:.0f} % bands, {where}, {row['coordinate']}: {100 * row['coverage']:.0f} % inside, "
+            f"± {row['half_width']:.1f} N·m",
+            markup=False,
+        )
+
+
+def _range_lines(checks: Sequence[RangeCheck]) -> None:
+    """What leaves the EMG and motion that the fit has seen, or that nothing does."""
+    if not checks:
+        return
+    if any(check.departures is None for check in checks):
+        console.print("  the person's file does not say what EMG and motion its fit has seen; calibrate again to know")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("outside the trained range")
+    table.add_column("of")
+    for name in ("samples", "farthest beyond it"):
+        table.add_column(name, justify="right")
+    for check in checks:
+        for d in check.departures.leaving if check.departures is not None else ():
+            of = "× its largest" if d.quantity == "emg" else "× its width"
+            label = f"{check.split}: {check.label}" if check.split == "held-out" else check.label
+            cells = (label, f"{d.quantity} of {d.name}", f"{100 * d.outside:.0f} %", f"{d.excess:.2f} {of}")
+            table.add_row(*(escape(cell) for cell in cells))
+    if table.row_count:
+        console.print(table)
+    elif all(check.departures is not None for check in checks):
+        console.print("  everything within the trained range")
+    for check in checks:
+        if check.saturating:
+            muscles = ", ".join(f"{muscle} {100 * part:.0f} %" for muscle, part in check.saturating.items())
+            console.print(
+                f"  {check.label}: EMG asks for more than full excitation in {muscles} of the samples", markup=False
+            )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -250,6 +251,62 @@ def test_predict_on_a_study_keeps_the_reference_of_the_emg(calibrated, tmp_path)
     calibration = scores(folder)
     for (_, joint, _), r2 in scores(tmp_path / "p").items():
         assert r2 == pytest.approx(calibration["reach_3", joint, "calibrated"], abs=1e-9)
+
+
+def test_metrics_have_coverage_and_half_widths_of_bands(calibrated):
+    _, folder, ran = calibrated
+    rows = json.loads((folder / "metrics.json").read_text())["bands"]
+    joints = ("r_shoulder_elev", "r_elbow_flex")
+    assert [(r["split"], r["segment"], r["coordinate"]) for r in rows] == [
+        *(("train", "training windows", c) for c in joints),
+        *(("held-out", "reach_3", c) for c in joints),
+    ]
+    noise = {n["coordinate"]: n["sd"] for n in load_subject(folder / "subject.json").calibration["moment_noise"]}
+    for row in rows:
+        assert 0.0 <= row["coverage"] <= 1.0
+        # What the parameters leave open adds to the noise, of which 90 % lies within 1.64 standard deviations.
+        assert row["half_width"] > 1.5 * noise[row["coordinate"]]
+        assert f"{100 * row['coverage']:.0f} % inside, ± {row['half_width']:.1f} N·m" in ran.out
+
+
+def test_predict_scores_a_person_on_the_windows_of_a_study(calibrated, tmp_path):
+    study, folder, _ = calibrated
+    ran = run("predict", folder / "subject.json", "--study", study, "-o", tmp_path / "p")
+    assert (ran.code, ran.err) == (0, "")
+    assert [p.name for p in (tmp_path / "p").iterdir()] == ["metrics.json"]
+    found, first = (json.loads((place / "metrics.json").read_text()) for place in (tmp_path / "p", folder))
+    assert found["emg_reference"] == "that of the saved person (person: largest value in the training windows)"
+    for kind in ("rows", "bands"):
+        assert len(found[kind]) == len(first[kind])
+        for again, row in zip(found[kind], first[kind], strict=True):
+            assert again.keys() == row.keys()
+            for key, value in row.items():
+                assert again[key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-9)), (kind, key)
+    assert found["trained_range"][1] == first["trained_range"][0]
+    assert "held-out: reach_3" in ran.out
+    assert "90 % bands, held-out: reach_3" in ran.out
+    assert "nothing to predict: give trials (.npz), or --study" in refused("predict", folder / "subject.json")
+
+
+def test_predict_says_what_leaves_the_trained_range(calibrated, tmp_path):
+    _, folder, _ = calibrated
+    person = folder / "subject.json"
+    ran = run("predict", person, folder / "trials" / "reach_1.npz", "-o", tmp_path / "same")
+    assert "everything within the trained range" in ran.out
+    record = json.loads((tmp_path / "same" / "metrics.json").read_text())
+    assert record["emg_reference"] == "as in the trial's file (person: largest value in the training windows)"
+    trial = load_trial(folder / "trials" / "reach_1.npz")
+    dataclasses.replace(trial, name="loud", emg=trial.emg * 2.0).save(tmp_path / "loud.npz")
+    ran = run("predict", person, tmp_path / "loud.npz", "-o", tmp_path / "loud")
+    assert "everything within" not in ran.out
+    assert re.search(r"loud +emg of biceps +\d+ % +1.00 × its largest", ran.out)
+    assert "angle of" not in ran.out
+    old = json.loads(person.read_text())
+    del old["trained_range"]
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    ran = run("predict", tmp_path / "old.json", tmp_path / "loud.npz", "-o", tmp_path / "old")
+    assert "does not say what EMG and motion its fit has seen" in ran.out
+    assert json.loads((tmp_path / "old" / "metrics.json").read_text())["trained_range"][0]["outside"] is None
 
 
 def test_solver_and_starts_are_overridden(calibrated, tmp_path):

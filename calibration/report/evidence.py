@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 
 from calibration.fitting import CalibrationResult
 from calibration.problem import DEFAULT_FREE, Penalties
+from calibration.uncertainty.analysis import Analysis
 from calibration.validation import Metrics, compare, predict_segment
 from nms_gym.errors import InputError
 from nms_gym.files.subject import Subject
@@ -19,6 +20,7 @@ from nms_gym.model.forward import NmsOutput
 from nms_gym.model.parameters import PARAMETER_KINDS, NmsParams, entries
 from nms_gym.model.replay import Segment
 from nms_gym.model.structure import NmsModel
+from nms_gym.model.trained_range import Departures, departures, saturation
 
 TRAINING = "training windows"
 """label of the training windows, as ``validation.tabulate`` has it"""
@@ -63,6 +65,10 @@ class WindowSet:
     runs: tuple[Run, ...]
     shared_with_training: float
     """share of the samples that the training windows contain too"""
+    departures: Departures | None = None
+    """how far they leave what the fit has seen; None where the subject does not say what that was"""
+    saturated: Mapping[str, float] = field(default_factory=dict)
+    """muscle -> share of the samples at which EMG asks for more than full excitation"""
 
     @property
     def split(self) -> str:
@@ -139,6 +145,8 @@ class Evidence:
     fitted: tuple[Fitted, ...]
     penalties: Penalties
     """whose limits of fiber length and tendon strain a muscle is held to"""
+    analysis: Analysis | None = None
+    """how sure the fit is"""
 
     @property
     def model(self) -> NmsModel:
@@ -203,6 +211,7 @@ def collect(
     held_out: Mapping[str, Sequence[Segment]],
     result: CalibrationResult | None,
     penalties: Penalties | None = None,
+    analysis: Analysis | None = None,
 ) -> Evidence:
     """Predict every window and compute everything.
 
@@ -220,6 +229,8 @@ def collect(
             held_out=held,
             runs=tuple(_run(subject, start, s) for s in segments),
             shared_with_training=_shared(segments, seen) if held else 1.0,
+            departures=None if subject.trained is None else departures(subject.trained, segments),
+            saturated=saturation(subject.model, subject.params, segments),
         )
         for label, held, segments in labelled
         if segments
@@ -239,6 +250,7 @@ def collect(
         if result is not None and start is not None
         else _from_file(subject),
         penalties=penalties or Penalties(),
+        analysis=analysis,
     )
 
 

@@ -13,9 +13,10 @@ from typing import Literal
 import numpy as np
 
 from calibration.fitting import Status
-from calibration.report.evidence import Evidence, Score
+from calibration.report.evidence import Evidence, Fitted, Score
 from calibration.report.names import joint_name, number, percent, plural, share, some
 from nms_gym.model.parameters import KINDS
+from nms_gym.model.trained_range import Departure
 
 GOOD_R2, FAIR_R2 = 0.8, 0.6
 OVERFIT_GAP = 0.1
@@ -32,6 +33,19 @@ UNDRIVEN_SHARE = 0.25
 LEAKED_SHARE = 0.02
 UNSOLVED = 1e-6
 SAME_COST = 0.01
+NEAR_BOUND = 0.1
+FAR_POSTERIOR = 0.1
+NORMAL_90 = 1.6449
+"""standard deviations from the middle to the end of a central 90 % interval"""
+PUBLISHED_DELAY = (0.010, 0.100)
+"""s; Buchanan et al. 2004 (10.1123/jab.20.4.367)"""
+TIMING = (
+    "electromechanical_delay",
+    "filter_time_constant_1",
+    "filter_time_constant_2",
+    "activation_time_constant",
+    "deactivation_time_constant",
+)
 
 Level = Literal["problem", "caution", "note"]
 LEVELS: tuple[Level, ...] = ("problem", "caution", "note")
@@ -225,6 +239,109 @@ def _parameters(evidence: Evidence) -> list[Finding]:
     return found
 
 
+def _timing(evidence: Evidence) -> list[Finding]:
+    """Delays and time constants that end near a bound, or where nobody has measured any."""
+    near, unusual = [], []
+    for f in evidence.fitted:
+        if f.kind not in TIMING:
+            continue
+        value, low, high = (1000 * x for x in _in_unit(f))
+        of = f.label if f.label != "all" else f"all {KINDS[f.kind].axis}s"
+        text = f"{KINDS[f.kind].label} ({of}) {number(value, 0)} ms"
+        if _near_bound(f):
+            near.append(f"{text}, allowed {number(low, 0)} to {number(high, 0)} ms")
+        if f.kind == "electromechanical_delay" and not PUBLISHED_DELAY[0] <= value / 1000 <= PUBLISHED_DELAY[1]:
+            unusual.append(text)
+    advice = (
+        "Delay and filter are seen together only, and a shared one makes up for channels that differ: look at the "
+        "synchronisation of EMG and motion first, then free a delay per channel, or fix the filter at a published "
+        "value. Do not trust such a fit at another speed before it was tested there."
+    )
+    found = []
+    if near:
+        text = f"Delays or time constants ended within {percent(NEAR_BOUND)} of a bound: {some(near)}."
+        found.append(Finding("caution", text, advice))
+    if unusual:
+        low, high = (number(1000 * x, 0) for x in PUBLISHED_DELAY)
+        text = f"Outside the {low} to {high} ms that are published (Buchanan et al. 2004): {some(unusual)}."
+        found.append(Finding("caution", text, advice))
+    return found
+
+
+def _in_unit(f: Fitted) -> tuple[float, float, float]:
+    """Value and bounds in the kind's unit; the mean of members that started differently."""
+    scale = float(f.start.mean()) if f.relative else 1.0
+    return float(f.value.mean()), scale * f.low, scale * f.high
+
+
+def _near_bound(f: Fitted) -> bool:
+    position, low, high = np.log([f.position, f.low, f.high]) if f.relative else (f.position, f.low, f.high)
+    return bool(f.at_bound or min(position - low, high - position) < NEAR_BOUND * (high - low))
+
+
+def _posterior(evidence: Evidence) -> list[Finding]:
+    """Bands whose middle is not the fit: their people are others than the one that was fitted."""
+    analysis = evidence.analysis
+    if analysis is None:
+        return []
+    far = []
+    for bands in analysis.bands:
+        runs = {r.name: r for s in evidence.sets if s.label == bands.label for r in s.runs}
+        for k, c in enumerate(bands.bands[0].coordinates if bands.bands else ()):
+            squares = []
+            for band in bands.bands:
+                run = runs[band.segment]
+                fit = np.asarray(run.after.moments)[:, run.coordinates.index(c)]
+                # Bands hold noise, so that the median of n draws misses by itself: sqrt(pi / 2 n) of their spread.
+                spread = (band.high - band.low)[:, k] / (2.0 * NORMAL_90)
+                squares.append((band.median[:, k] - fit) ** 2 - 0.5 * np.pi * spread**2 / len(analysis.draws))
+            away = float(np.sqrt(max(np.mean(np.concatenate(squares)), 0.0)))
+            scores = [s for s in evidence.scores if s.windows.label == bands.label and s.coordinate == c]
+            own = scores[0] if scores else evidence.training_score(c)
+            if own is not None and away > FAR_POSTERIOR * own.after.rmse:
+                where = f"{joint_name(c)}, {bands.label}"
+                far.append(f"{where} ({number(away, 1)} N·m, the fit's RMSE is {number(own.after.rmse, 1)} N·m)")
+    if not far:
+        return []
+    return [
+        Finding(
+            "problem",
+            f"The middle of the posterior is far from the fit (more than {percent(FAR_POSTERIOR)} of its RMSE): "
+            f"{some(far, 6)}.",
+            "Bands, intervals and the people of posterior.npz are about others than the person that was fitted: do not "
+            "use them for domain randomisation. Free fewer parameters, tighten the priors, or use more starts.",
+        )
+    ]
+
+
+def _ranges(evidence: Evidence) -> list[Finding]:
+    """Held-out windows where nothing like them was in the training windows."""
+    left = []
+    for windows in evidence.sets:
+        if windows.held_out and windows.departures is not None and windows.departures.leaving:
+            leaving = windows.departures.leaving
+            rows = [f"{_quantity(d)} {share(d.outside)} of the samples, by up to {_excess(d)}" for d in leaving]
+            left.append(f"“{windows.label}”: {some(rows, 4)}")
+    if not left:
+        return []
+    return [
+        Finding(
+            "caution",
+            f"Held-out windows leave the EMG and motion that the fit has seen: {'; '.join(left)}.",
+            "Where windows leave the trained range, the prediction is an extrapolation: add windows of that task or "
+            "speed to the training ones, and do not use the subject there before it was tested.",
+        )
+    ]
+
+
+def _quantity(d: Departure) -> str:
+    return f"EMG of {d.name}" if d.quantity == "emg" else f"{d.quantity} of {joint_name(d.name)}"
+
+
+def _excess(d: Departure) -> str:
+    return f"{number(d.excess)} × the {'largest' if d.quantity == 'emg' else 'width'} in training"
+
+
 def _muscles(evidence: Evidence) -> list[Finding]:
     found = []
     muscles = evidence.model.muscles
@@ -276,14 +393,15 @@ def _excitations(evidence: Evidence) -> list[Finding]:
     model = evidence.model
     driven = [i for i, m in enumerate(model.muscles) if m not in model.passive_muscles]
     excitation = evidence.pooled("excitation")
-    full = [m for i in driven for m in [model.muscles[i]] if (excitation[:, i] > SATURATED).mean() > SATURATED_SHARE]
+    full = _saturated(evidence, driven)
     silent = [m for i in driven for m in [model.muscles[i]] if np.quantile(excitation[:, i], 0.99) < SILENT]
     if full:
         found.append(
             Finding(
                 "caution",
                 f"Excitation is at its ceiling more than {percent(SATURATED_SHARE)} of the time in: {some(full)}.",
-                "For saturated excitations, check the EMG normalisation: was the reference contraction maximal?",
+                "For saturated excitations, check the EMG normalisation: was the reference contraction maximal? What "
+                "is above full excitation is lost: a gain at its bound asks for a stronger muscle instead.",
             )
         )
     if silent:
@@ -317,6 +435,24 @@ def _excitations(evidence: Evidence) -> list[Finding]:
                 "Where much strength has no channel, map more muscles to channels of their neighbours or synergists.",
             )
         )
+    return found
+
+
+def _saturated(evidence: Evidence, driven: list[int]) -> list[str]:
+    """Muscles whose excitation is at its ceiling, with the set where it is most often."""
+    model = evidence.model
+    bound = {m for f in evidence.fitted if f.kind == "emg_gain" and f.at_bound for m in f.members}
+    found = []
+    for i in driven:
+        muscle = model.muscles[i]
+        shares = {}
+        for s in evidence.sets:
+            excitation = np.concatenate([np.asarray(r.after.excitation)[:, i] for r in s.runs])
+            shares[s.label] = max(float((excitation > SATURATED).mean()), s.saturated.get(muscle, 0.0))
+        worst = max(shares, key=lambda label: shares[label])
+        if shares[worst] > SATURATED_SHARE:
+            gain = ", gain at its bound" if bound & set(model.sources(muscle)) else ""
+            found.append(f"{muscle} ({percent(shares[worst])} of {worst}{gain})")
     return found
 
 
@@ -361,9 +497,12 @@ def all_findings(evidence: Evidence) -> list[Finding]:
     findings = [
         *_solver(evidence),
         *_validation(evidence),
+        *_ranges(evidence),
+        *_posterior(evidence),
         *_excitations(evidence),
         *_agreement(evidence),
         *_parameters(evidence),
+        *_timing(evidence),
         *_muscles(evidence),
     ]
     return sorted(findings, key=lambda f: LEVELS.index(f.level))

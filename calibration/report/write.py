@@ -94,7 +94,7 @@ def write_report(
     target = Path(folder)
     if target.exists() and not target.is_dir():
         raise InputError(f"{target}: the report needs a folder, this is a file; give another name")
-    evidence = collect(subject, train, held_out, result, penalties)
+    evidence = collect(subject, train, held_out, result, penalties, analysis)
     pictures = draw(evidence)
     pictures["uncertainty"] = [] if analysis is None else band_pictures(analysis)
     pictures["motion"] = list(films)
@@ -113,7 +113,14 @@ def write_report(
     return target / "report.html"
 
 
-def write_metrics(path: str | Path, rows: Iterable[Mapping[str, Any]], *, emg_reference: str | None = None) -> None:
+def write_metrics(
+    path: str | Path,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    emg_reference: str | None = None,
+    bands: Sequence[Mapping[str, Any]] = (),
+    trained_range: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """Write metrics rows (from ``validation.tabulate``) as versioned JSON, replaced in one step.
 
     What is not a finite number becomes null.
@@ -122,6 +129,9 @@ def write_metrics(path: str | Path, rows: Iterable[Mapping[str, Any]], *, emg_re
         path: of the file.
         rows: of metrics.
         emg_reference: what counted as full excitation, in words; left out where nobody says.
+        bands: rows of ``BandSet.rows``; left out where there are none.
+        trained_range: how far each set of windows leaves what the fit has seen, rows of ``study.ranges.RangeCheck``;
+            left out where nobody looked.
 
     Raises:
         InputError: the ending is not ``.json``, the folder is missing, or a row holds something JSON cannot.
@@ -131,7 +141,9 @@ def write_metrics(path: str | Path, rows: Iterable[Mapping[str, Any]], *, emg_re
     record: dict[str, Any] = {"format": METRICS_FORMAT, "version": METRICS_VERSION}
     if emg_reference is not None:
         record["emg_reference"] = emg_reference
-    record["rows"] = [_plain(dict(row)) for row in rows]
+    for name, given in (("rows", list(rows)), ("bands", bands), ("trained_range", trained_range)):
+        if given or name == "rows":
+            record[name] = [_plain(dict(row)) for row in given]
     try:
         text = json.dumps(record, allow_nan=False, ensure_ascii=False, indent=2)
     except (TypeError, ValueError) as error:

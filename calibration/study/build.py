@@ -68,6 +68,26 @@ class Study:
     validation: ValidationPlan = field(default_factory=ValidationPlan)
     polish: bool = False
     """whether Levenberg-Marquardt goes on where the solver ended"""
+    lead_in: float = 0.2
+    """s before each window in which the model settles"""
+    train_windows: tuple[Window, ...] = ()
+    """what ``train`` was cut from"""
+    held_out_windows: Mapping[str, tuple[Window, ...]] = field(default_factory=dict)
+    """what ``held_out`` was cut from"""
+
+    def cut(
+        self, model: NmsModel, coordinates: Sequence[str] | None = None
+    ) -> tuple[tuple[Segment, ...], dict[str, tuple[Segment, ...]]]:
+        """Training windows and held-out sets of another model, such as a saved person's.
+
+        Raises:
+            InputError: a trial lacks what the model needs; see ``make_segment``.
+        """
+
+        def cut(windows: Sequence[Window]) -> tuple[Segment, ...]:
+            return cut_segments(model, coordinates, windows, self.lead_in)
+
+        return cut(self.train_windows), {label: cut(w) for label, w in self.held_out_windows.items()}
 
     @property
     def problem(self) -> Problem:
@@ -202,10 +222,7 @@ def make_study(
     training, validating = cut_windows(sources, read, fitted, unseen)
 
     def segments(model: NmsModel, windows: Sequence[Window]) -> tuple[Segment, ...]:
-        return tuple(
-            make_segment(model, w.trial, coordinates=coordinates, start=w.start, stop=w.stop, lead_in=lead_in)
-            for w in windows
-        )
+        return cut_segments(model, coordinates, windows, lead_in)
 
     place = f"{where} [synergies]"
     seen = segments(structure, training) if synergies.mode != "emg_driven" else ()
@@ -234,7 +251,20 @@ def make_study(
         synergies=driven.synergies,
         validation=ValidationPlan() if validation is None else validation,
         polish=solver.polish,
+        lead_in=lead_in,
+        train_windows=tuple(training),
+        held_out_windows={label: tuple(windows) for label, windows in validating.items()},
         sources=_sources(read.values()),
+    )
+
+
+def cut_segments(
+    model: NmsModel, coordinates: Sequence[str] | None, windows: Sequence[Window], lead_in: float
+) -> tuple[Segment, ...]:
+    """Windows ready to run with a model."""
+    return tuple(
+        make_segment(model, w.trial, coordinates=coordinates, start=w.start, stop=w.stop, lead_in=lead_in)
+        for w in windows
     )
 
 

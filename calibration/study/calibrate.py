@@ -21,6 +21,7 @@ from nms_gym.errors import InputError
 from nms_gym.files.subject import Subject
 from nms_gym.model.parameters import NmsParams, entries
 from nms_gym.model.structure import NmsModel
+from nms_gym.model.trained_range import trained_range
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def make_subject(
             "cost_by_block": {name: list(costs) for name, costs in analysis.blocks.items()},
             "determined_directions": known.determined,
             "solutions": len(analysis.posterior.modes),
+            "moment_noise": [dataclasses.asdict(n) for n in analysis.posterior.noise],
         }
     return Subject(
         name=study.name,
@@ -133,6 +135,7 @@ def make_subject(
         skeleton=study.skeleton,
         muscle_points=study.muscle_points,
         synthetic=any(t.synthetic for t in study.trials.values()),
+        trained=trained_range(study.train),
     )
 
 

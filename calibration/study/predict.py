@@ -1,19 +1,25 @@
-"""What a saved person's model says about recordings."""
+"""What a saved person's model says about recordings, and what that is worth on a study's windows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from calibration.excitations.assisted import Assistance, assist
+from calibration.study.build import Study
 from calibration.study.checks import require_file_name
 from calibration.study.model import Say
-from calibration.validation import predict_segment
+from calibration.study.ranges import RangeCheck, check_sets
+from calibration.uncertainty.analysis import BandSet, band_set
+from calibration.uncertainty.posterior import Noise
+from calibration.validation import predict_segment, tabulate
 from nms_gym.errors import InputError
 from nms_gym.files.subject import Subject
 from nms_gym.model.forward import NmsOutput
+from nms_gym.model.parameters import NmsParams
 from nms_gym.model.replay import Segment, make_segment
 from nms_gym.recording.trial import Trial
 
@@ -49,8 +55,7 @@ def predict(
         InputError: two trials of one name, a recording that does not suit the person (see ``make_segment``), or a
             prediction that is not finite.
     """
-    # The joints the person was calibrated for; all of the recording's when that is not known.
-    coordinates = subject.calibration.get("coordinates") or None
+    coordinates = _coordinates(subject)
     predictions: list[Prediction] = []
     for trial in trials:
         require_file_name(trial.name, f"trial {trial.name!r}")
@@ -66,3 +71,62 @@ def predict(
             raise InputError(f"trial {trial.name!r}: the predicted moments are not finite; check the recording's units")
         predictions.append(Prediction(trial.name, segment, output))
     return predictions
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a saved person is worth on a study's windows."""
+
+    rows: Sequence[dict[str, Any]]
+    """metrics as a calibration has them, see ``validation.tabulate``; without "uncalibrated" ones of a person whose
+    start nobody kept"""
+    bands: tuple[BandSet, ...]
+    """where people and the noise of their moments are known"""
+    ranges: tuple[RangeCheck, ...]
+    """how far each set of windows leaves what the fit has seen"""
+
+
+def score(subject: Subject, study: Study, *, people: NmsParams | None = None, say: Say = lambda _: None) -> Scored:
+    """Score a saved person on the training windows and the held-out sets of a study.
+
+    The person's own model and parameters are used; of the study only its recordings and windows. Nothing is fitted, so
+    that "training windows" are those of this study, which need not be those of the person's calibration.
+
+    Args:
+        subject: from ``load_subject``.
+        study: from ``read_study(..., emg_reference=subject.emg_normalisation)`` or ``make_study``.
+        people: parameters ``(n, ...)`` of people that fit about as well, from ``load_people``; adds bands.
+        say: told what is going on.
+
+    Raises:
+        InputError: the study has no windows, or its recordings lack what the person's model needs.
+    """
+    train, held_out = study.cut(subject.model, _coordinates(subject))
+    if not (train or held_out):
+        raise InputError(f"study {study.name!r} has no training or held-out windows to score {subject.name!r} on")
+    start = subject.start
+    say(f"scoring {subject.name} on {len(train)} training windows and {len(held_out)} held-out sets")
+    rows = tabulate(subject.model, subject.params if start is None else start, subject.params, train, held_out)
+    noise = moment_noise(subject)
+    bands: list[BandSet] = []
+    if people is not None and noise:
+        say("working out bands")
+        sets = [("training windows", False, train), *((name, True, s) for name, s in held_out.items())]
+        bands = [band_set(subject.model, people, noise, *one) for one in sets if one[2]]
+    return Scored(
+        [row for row in rows if start is not None or row["set"] == "calibrated"],
+        tuple(bands),
+        check_sets(subject, train, held_out),
+    )
+
+
+def moment_noise(subject: Subject) -> tuple[Noise, ...]:
+    """What the person's calibration found of the errors of moments; none where no posterior was drawn, or by an older
+    version."""
+    rows = subject.calibration.get("moment_noise") or ()
+    return tuple(Noise(**row) for row in rows if isinstance(row, Mapping))
+
+
+def _coordinates(subject: Subject) -> Sequence[str] | None:
+    """The joints the person was calibrated for; all of the recording's when that is not known."""
+    return subject.calibration.get("coordinates") or None

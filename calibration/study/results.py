@@ -12,7 +12,8 @@ import numpy as np
 from calibration.report.write import write_metrics, write_report
 from calibration.study.build import Study
 from calibration.study.calibrate import Outcome
-from calibration.study.predict import Prediction
+from calibration.study.predict import Prediction, Scored
+from calibration.study.ranges import RangeCheck, check_range, check_sets
 from calibration.validation import compare
 from nms_gym.errors import InputError
 from nms_gym.files.posterior import save_people
@@ -61,13 +62,20 @@ def write_results(folder: Path, study: Study, outcome: Outcome, *, report: bool 
     make_folder(folder / "trials")
     written = [folder / "subject.json", folder / "metrics.json"]
     save_subject(written[0], outcome.subject)
-    write_metrics(written[1], outcome.rows, emg_reference=study.emg_reference.kind)
+    analysis = outcome.analysis
+    write_metrics(
+        written[1],
+        outcome.rows,
+        emg_reference=study.emg_reference.kind,
+        bands=[] if analysis is None else [row for found in analysis.bands for row in found.rows()],
+        trained_range=[check.row() for check in check_sets(outcome.subject, (), study.held_out)],
+    )
     for name, trial in study.trials.items():
         written.append(folder / "trials" / f"{name}.npz")
         trial.save(written[-1])
-    if outcome.analysis is not None:
+    if analysis is not None:
         written.append(folder / "posterior.npz")
-        save_people(written[-1], study.model, outcome.analysis.people)
+        save_people(written[-1], study.model, analysis.people)
     if report:
         written.append(write_study_report(folder, study, outcome))
     return written
@@ -100,8 +108,11 @@ def write_predictions(
     *,
     names: Sequence[str] = ("outputs",),
     file_format: str = "sto",
+    emg_reference: str | None = None,
+    scored: Scored | None = None,
 ) -> tuple[list[Path], list[dict[str, Any]]]:
-    """Write quantities of predictions, and metrics where moments were measured.
+    """Write quantities of predictions, and ``metrics.json``: agreement where moments were measured, and how far the
+    recordings leave what the fit has seen.
 
     Args:
         folder: made where missing.
@@ -111,6 +122,8 @@ def write_predictions(
             adds forces, powers, work, stiffness, metabolic rate, co-contraction.
         file_format: "sto" or "csv", a file per quantity and trial, or "npz", a file per trial; see
             ``write_quantities``.
+        emg_reference: what counted as full excitation, in words.
+        scored: on a study's windows, from ``score``; its rows come first.
 
     Returns:
         What was written, and the rows of ``metrics.json``.
@@ -122,7 +135,7 @@ def write_predictions(
     chosen_quantities(names)  # complains before anything is made
     make_folder(folder)
     written: list[Path] = []
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = [] if scored is None else list(scored.rows)
     for p in predictions:
         found = quantities(subject.model, subject.params, p.segment, p.output, names)
         written += write_quantities(folder, found, p.trial, file_format)
@@ -131,7 +144,18 @@ def write_predictions(
             for k, c in enumerate(p.segment.coordinates):
                 metrics = compare(c, np.asarray(p.output.moments)[:, k], measured[:, k])
                 rows.append(metrics.row(set="predicted", split="", segment=p.trial))
-    if rows:
-        written.append(folder / "metrics.json")
-        write_metrics(written[-1], rows)
+    written.append(folder / "metrics.json")
+    checks = [*(() if scored is None else scored.ranges), *check_predictions(subject, predictions)]
+    write_metrics(
+        written[-1],
+        rows,
+        emg_reference=emg_reference,
+        bands=() if scored is None else [row for found in scored.bands for row in found.rows()],
+        trained_range=[check.row() for check in checks],
+    )
     return written, rows
+
+
+def check_predictions(subject: Subject, predictions: Sequence[Prediction]) -> tuple[RangeCheck, ...]:
+    """How far each recording that was predicted leaves what the fit has seen."""
+    return tuple(check_range(subject, "", p.trial, [p.segment]) for p in predictions)

@@ -13,11 +13,22 @@ from calibration.excitations.synergies import without_residuals
 from calibration.fitting import CalibrationResult, cost_by_block
 from calibration.problem import Problem
 from calibration.uncertainty.identifiability import Identifiability, identifiability
-from calibration.uncertainty.posterior import Band, Interval, Posterior, bands, intervals, laplace, params_batch, sample
+from calibration.uncertainty.posterior import (
+    Band,
+    Interval,
+    Noise,
+    Posterior,
+    bands,
+    intervals,
+    laplace,
+    params_batch,
+    sample,
+)
 from calibration.validation import evaluate
 from nms_gym.errors import InputError
 from nms_gym.model.parameters import NmsParams
 from nms_gym.model.replay import Segment
+from nms_gym.model.structure import NmsModel
 
 LEVEL = 0.9
 """probability inside intervals and bands"""
@@ -33,6 +44,22 @@ class BandSet:
     measured: tuple[np.ndarray | None, ...]
     coverage: Mapping[str, float]
     """joint -> fraction of the counted samples inside; without unmeasured windows"""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """For ``metrics.json``: by joint, the level, the fraction of measured samples inside (None where nothing is
+        measured), half the band's mean width in N·m, and how many windows were looked at."""
+        return [
+            {
+                "split": "held-out" if self.held_out else "train",
+                "segment": self.label,
+                "coordinate": c,
+                "level": self.bands[0].level,
+                "coverage": self.coverage.get(c),
+                "half_width": float(np.mean(np.concatenate([0.5 * (b.high - b.low)[:, k] for b in self.bands]))),
+                "windows": len(self.bands),
+            }
+            for k, c in enumerate(self.bands[0].coordinates if self.bands else ())
+        ]
 
 
 @dataclass(frozen=True)
@@ -96,7 +123,7 @@ def analyse(
         people=people,
         intervals=tuple(intervals(posterior, draws, LEVEL)),
         identifiability=identifiability(posterior),
-        bands=tuple(_bands(posterior, people, *s) for s in sets),
+        bands=tuple(band_set(model, people, posterior.noise, *s) for s in sets),
         without_residuals=tuple(rows),
     )
 
@@ -105,9 +132,17 @@ def analyse(
 MOST_WINDOWS = 4
 
 
-def _bands(posterior: Posterior, people: NmsParams, label: str, held_out: bool, segments: Sequence[Segment]) -> BandSet:
+def band_set(
+    model: NmsModel,
+    people: NmsParams,
+    noise: Sequence[Noise],
+    label: str,
+    held_out: bool,
+    segments: Sequence[Segment],
+) -> BandSet:
+    """Bands of some of the windows of a set, as ``bands`` makes them of people ``(n, ...)`` and the moments' noise."""
     chosen = [segments[i] for i in np.unique(np.linspace(0, len(segments) - 1, MOST_WINDOWS).round().astype(int))]
-    found = bands(posterior.model, people, chosen, level=LEVEL, noise=posterior.noise)
+    found = bands(model, people, chosen, level=LEVEL, noise=noise)
     inside: dict[str, list[float]] = {}
     for band, s in zip(found, chosen, strict=True):
         if s.measured is not None:

@@ -28,6 +28,7 @@ from nms_gym.files.muscle_points import check_points, points_from_json, points_t
 from nms_gym.files.skeleton import skeleton_from_json, skeleton_to_json
 from nms_gym.model.parameters import KINDS, PARAMETER_KINDS, NmsParams, entries, make_params
 from nms_gym.model.structure import NmsModel, Settings
+from nms_gym.model.trained_range import TrainedRange, range_from_json, range_to_json
 from nms_gym.muscle.families import curves_from_record, curves_to_record
 from nms_gym.muscle.geometry import PolynomialPaths
 from nms_gym.muscle.path_points import MusclePoints
@@ -63,6 +64,8 @@ class Subject:
         skeleton: bodies and joints of the model file, for closed-loop simulation (``rollout.moving_model``); None where
             the study's model has none.
         muscle_points: muscle -> (body, (x, y, z) m) from origin to insertion, to draw it; muscles may lack.
+        trained: what the fit has seen of EMG and motion; None for a subject that was never calibrated, or in an older
+            file.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Subject:
     synthetic: bool = False
     skeleton: Multibody | None = None
     muscle_points: MusclePoints = field(default_factory=dict)
+    trained: TrainedRange | None = None
 
 
 # --- where they are -----------------------------------------------------
@@ -172,8 +176,9 @@ def _subject_record(subject: Subject) -> dict[str, Any]:
     for what, names in (("muscles", model.muscles), ("channels", model.channels), ("coordinates", model.coordinates)):
         require_unique(names, what, where)
     check_points(subject.muscle_points, model.muscles, _bodies(subject.skeleton), where)
-    # A file without points is what it was before there were any.
+    # A file without points, or without a range, is what it was before there were any.
     points = {"muscle_points": points_to_json(subject.muscle_points)} if subject.muscle_points else {}
+    trained = {} if subject.trained is None else {"trained_range": range_to_json(subject.trained)}
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -192,6 +197,7 @@ def _subject_record(subject: Subject) -> dict[str, Any]:
         "calibration": _plain(subject.calibration),
         "metrics": [_plain(row) for row in subject.metrics],
         "sources": _plain(subject.sources),
+        **trained,
         "rigid_tendons": list(model.rigid_tendons),
         "synergies": _synergy_record(model),
         "paths": None if model.paths is None else paths_to_json(model.paths),
@@ -388,6 +394,7 @@ def load_subject(path: str | os.PathLike[str]) -> Subject:
         synthetic=_entry(record, "synthetic", bool, where),
         skeleton=skeleton,
         muscle_points=points,
+        trained=range_from_json(record.get("trained_range"), where),
     )
 
 

@@ -140,6 +140,14 @@ class Segment:
     angles: np.ndarray | None = None
     """(T, D) rad, of the coordinates of the model's muscle paths; None where there are no paths, or the recording lacks
     one of them"""
+    channels: tuple[str, ...] = ()
+    """columns of ``replay.excitations``; none where nobody names them"""
+    moving: tuple[str, ...] = ()
+    """J coordinates of the model whose motion the recording has"""
+    q: np.ndarray | None = None
+    """(T, J) rad"""
+    qd: np.ndarray | None = None
+    """(T, J) rad/s"""
 
     @property
     def coordinates(self) -> tuple[str, ...]:
@@ -207,6 +215,8 @@ def make_segment(
     if trial.moments is not None and set(chosen) <= set(trial.moment_coordinates):
         measured = trial.moments[rows][:, [trial.moment_coordinates.index(c) for c in chosen]]
     history = model.settings.history_length(dt)
+    moving = tuple(c for c in model.coordinates if c in trial.coordinates)
+    columns = [trial.coordinates.index(c) for c in moving]
     replay = Replay(
         coordinates=chosen,
         dt=np.asarray(dt),
@@ -222,6 +232,10 @@ def make_segment(
         scored=np.arange(i_lead, i1 + 1) >= i0,
         measured=measured,
         angles=_angles(model, trial, rows),
+        channels=model.channels,
+        moving=moving,
+        q=trial.q[rows][:, columns],
+        qd=trial.qd[rows][:, columns],
     )
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -20,12 +21,15 @@ from calibration.report.evidence import collect
 from calibration.report.names import joint_name, number, share, significant
 from calibration.report.verdict import judge
 from calibration.report.write import write_metrics, write_report
+from calibration.uncertainty.analysis import BandSet
+from calibration.uncertainty.posterior import Band
 from calibration.validation import compare, evaluate, predict_segment, tabulate
 from nms_gym.errors import InputError
 from nms_gym.files.subject import Subject
 from nms_gym.model.parameters import KINDS, PARAMETER_KINDS, make_params
 from nms_gym.model.replay import Replay, Segment
 from nms_gym.model.structure import NmsModel, Settings
+from nms_gym.model.trained_range import trained_range
 
 DT = 0.01
 MUSCLES = ("flexor", "extensor", "two_joint")
@@ -108,7 +112,17 @@ def _segment(model: NmsModel, phase: float, truth=None, *, seconds: float = 0.8,
         velocities=-rate @ ARMS,  # type: ignore[arg-type]
         moment_arms=np.repeat(ARMS[None], len(time), axis=0),  # type: ignore[arg-type]
     )
-    segment = Segment(f"trial {phase:.1f}", replay, time, np.arange(len(time)) >= 10, None)
+    segment = Segment(
+        f"trial {phase:.1f}",
+        replay,
+        time,
+        np.arange(len(time)) >= 10,
+        None,
+        channels=model.channels,
+        moving=COORDINATES,
+        q=angle,
+        qd=rate,
+    )
     if truth is None:
         return segment
     moments = predict_segment(model, truth, segment).moments
@@ -420,6 +434,101 @@ def test_other_emg_level_in_a_held_out_set_is_named(study):
     faint = {"faint": [fainter(s) for s in held_out["later strides"]]}
     assert re.search(r"Mean excitation in a held-out set.*flexor, faint", _findings(subject, train, faint))
     assert "Mean excitation" not in _findings(subject, train, held_out)
+
+
+def test_held_out_windows_that_leave_what_the_fit_has_seen_are_named(study):
+    subject, train, held_out, _ = study
+    seen = dataclasses.replace(subject, trained=trained_range(train))
+    assert "has seen" not in _findings(seen, train, held_out)
+
+    def faster(s: Segment) -> Segment:
+        emg = np.asarray(s.replay.excitations) * np.array([1.5, 1.0])
+        return dataclasses.replace(s, replay=dataclasses.replace(s.replay, excitations=emg), qd=2.0 * s.qd)
+
+    running = {"running": [faster(s) for s in held_out["later strides"]]}
+    text = _findings(seen, train, running)
+    assert re.search(r"Held-out windows leave the EMG and motion that the fit has seen: “running”: .*speed of", text)
+    assert re.search(r"EMG of emg flexor \d+ % of the samples, by up to 0.50 × the largest in training", text)
+    assert re.search(r"speed of Ankle \(right\) \d+ % of the samples, by up to 0.5\d × the width", text)
+    assert "EMG of emg extensor" not in text
+    assert "angle of" not in text
+    assert "has seen" not in _findings(subject, train, running)  # of an older file nobody knows
+    assert "has seen" not in _findings(seen, [faster(s) for s in train], held_out)  # it is about held-out windows
+
+
+def test_saturation_says_where_and_whether_the_gain_is_at_its_bound(study):
+    subject, train, _, _ = study
+    loud = dataclasses.replace(
+        subject,
+        params=dataclasses.replace(subject.params, emg_gain=np.array([5.0, 1.0])),
+        bounds={"emg_gain": {"emg flexor": (0.1, 5.0), "emg extensor": (0.1, 5.0)}},
+    )
+    emg = np.concatenate([np.asarray(s.replay.excitations)[-len(s.time) :][s.scored, 0] for s in train])
+    text = _findings(loud, train, {})
+    said = re.search(r"of the time in: flexor \((\d+) % of training windows, gain at its bound\)\.", text)
+    assert said is not None
+    assert int(said[1]) == pytest.approx(100 * np.mean(5.0 * emg >= 1.0), abs=4)
+
+
+def test_delays_and_time_constants_near_a_bound_or_beyond_what_is_published_are_named(study):
+    subject, train, held_out, result = study
+    assert "Delays or time constants ended" not in _findings(subject, train, held_out)
+    late = dataclasses.replace(subject.params, electromechanical_delay=np.full(2, 0.122))
+    slow = dataclasses.replace(late, filter_time_constant_1=np.full(3, 0.075))
+    bounds = {
+        "electromechanical_delay": dict.fromkeys(CHANNELS, (0.0, 0.13)),
+        "filter_time_constant_1": dict.fromkeys(MUSCLES, (0.005, 0.080)),
+    }
+    text = _findings(dataclasses.replace(subject, params=slow, bounds=bounds), train, held_out)
+    assert "Electromechanical delay (emg flexor) 122 ms, allowed 0 to 130 ms" in text
+    assert "Activation filter, time constant 1 (flexor) 75 ms, allowed 5 to 80 ms" in text
+    assert re.search(r"Outside the 10 to 100 ms that are published .*: Electromechanical delay \(emg flexor\)", text)
+    # One shared by all channels is named as such.
+    far = (0.122 - 0.03) / 0.02
+    i = result.layout.names.index("electromechanical_delay:all")
+    moved = dataclasses.replace(result, z=np.where(np.arange(len(result.z)) == i, far, result.z))
+    text = _findings(dataclasses.replace(subject, params=late), train, held_out, moved)
+    assert "Electromechanical delay (all channels) 122 ms, allowed 0 to 130 ms" in text
+
+
+@pytest.mark.parametrize(("off", "said"), [(0.0, False), (0.3, True)])
+def test_a_posterior_whose_middle_is_not_the_fit_is_a_problem(study, off, said):
+    """The middle of few noisy draws misses the fit by itself; that alone is no finding."""
+    subject, train, held_out, result = study
+    evidence = collect(subject, train, held_out, result)
+    n, random = 50, np.random.default_rng(1)
+
+    def band(run) -> Band:
+        fit = np.asarray(run.after.moments)
+        rmse = np.array([evidence.training_score(c).after.rmse for c in COORDINATES])
+        draws = fit + off * rmse + rmse * random.standard_normal((n, *fit.shape))
+        low, median, high = np.quantile(draws, (0.05, 0.5, 0.95), axis=0)
+        return Band(run.name, 0.9, COORDINATES, run.time, median, low, high, True)
+
+    sets = tuple(
+        BandSet(s.label, s.held_out, tuple(band(r) for r in s.runs), tuple(r.measured for r in s.runs), {})
+        for s in evidence.sets
+    )
+    analysis = SimpleNamespace(bands=sets, draws=np.zeros((n, 1)))
+    _, findings = judge(dataclasses.replace(evidence, analysis=analysis))
+    found = [f for f in findings if "The middle of the posterior is far from the fit" in f.text]
+    assert bool(found) == said
+    if said:
+        (finding,) = found
+        assert finding.level == "problem"
+        rmse = evidence.training_score(COORDINATES[0]).after.rmse
+        assert f"the fit's RMSE is {number(rmse, 1)} N·m" in finding.text
+        assert "Knee (right), training windows" in finding.text
+
+
+def test_rows_of_bands_have_coverage_and_half_widths():
+    time = np.arange(4.0)
+    band = Band("a", 0.9, ("knee",), time, np.zeros((4, 1)), -np.ones((4, 1)), 3 * np.ones((4, 1)), True)
+    unmeasured = BandSet("fast", True, (band, band), (None, None), {})
+    (row,) = unmeasured.rows()
+    assert row == {"split": "held-out", "segment": "fast", "coordinate": "knee", "level": 0.9, "coverage": None,
+                   "half_width": 2.0, "windows": 2}  # fmt: skip
+    assert dataclasses.replace(unmeasured, coverage={"knee": 0.5}).rows()[0]["coverage"] == 0.5
 
 
 def test_solver_troubles_are_named(study, tmp_path):

@@ -13,13 +13,14 @@ from calibration.fitting import Status
 from calibration.study import calibrate as calibrating
 from calibration.study import predict as predicting
 from calibration.study.calibrate import calibrate
-from calibration.study.predict import predict
+from calibration.study.predict import predict, score
 from calibration.study.read import Study, read_study
 from calibration.study.results import require_folder, write_predictions, write_results
 from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
 from nms_gym.files.subject import load_subject
 from nms_gym.model.parameters import PARAMETER_KINDS
+from nms_gym.model.trained_range import departures
 from nms_gym.recording.trial import load_trial
 
 STUDY = """\
@@ -174,12 +175,55 @@ def test_predictions_that_are_no_numbers_are_refused(study, outcome, monkeypatch
         predict(outcome.subject, [study.trials["reach_1"]])
 
 
-def test_predictions_without_measured_moments_have_no_scores(study, outcome, tmp_path):
-    trial = dataclasses.replace(study.trials["reach_3"], moments=None, moment_coordinates=())
-    written, rows = write_predictions(tmp_path / "p", outcome.subject, predict(outcome.subject, [trial]))
+def test_predictions_without_measured_moments_have_no_scores_but_say_how_far_they_leave_training(
+    study, outcome, tmp_path
+):
+    trial = study.trials["reach_3"]
+    louder = dataclasses.replace(trial, moments=None, moment_coordinates=(), emg=3.0 * trial.emg)
+    written, rows = write_predictions(
+        tmp_path / "p", outcome.subject, predict(outcome.subject, [louder]), emg_reference="as asked"
+    )
     assert rows == []
     assert sorted(p.name for p in (tmp_path / "p").iterdir()) == sorted(p.name for p in written)
-    assert "metrics.json" not in [p.name for p in written]
+    record = json.loads((tmp_path / "p" / "metrics.json").read_text())
+    assert (record["rows"], record["emg_reference"]) == ([], "as asked")
+    (check,) = record["trained_range"]
+    assert (check["split"], check["segment"], check["not_recorded"]) == ("", "reach_3", [])
+    leaving = {row["name"] for row in check["outside"] if row["quantity"] == "emg" and row["leaves"]}
+    assert leaving == {row.name for row in departures(outcome.subject.trained, louder).leaving if row.quantity == "emg"}
+    assert leaving
+    assert set(check["saturated"]) == set(outcome.subject.model.recorded_muscles)
+
+
+def test_the_subject_keeps_what_the_training_windows_hold(study, outcome, tmp_path):
+    written = write_results(tmp_path, study, outcome, report=False)
+    trained, (window,) = load_subject(written[0]).trained, study.train
+    assert set(trained.emg) == set(study.model.channels)
+    assert set(trained.angle) == set(trained.speed) == set(study.model.coordinates)
+    trial = study.trials["reach_1"]
+    elbow = trial.coordinates.index("r_elbow_flex")
+    assert trained.angle["r_elbow_flex"].most == trial.q[:, elbow].max()
+    assert trained.speed["r_elbow_flex"].least == trial.qd[:, elbow].min()
+    assert departures(trained, window).leaving == ()
+    record = json.loads(written[1].read_text())
+    (check,) = record["trained_range"]  # held-out windows only: training ones are inside
+    assert (check["split"], check["segment"]) == ("held-out", "reach_3")
+    assert "bands" not in record
+
+
+def test_a_saved_person_is_scored_on_a_study_as_its_calibration_was(study, outcome):
+    scored = score(outcome.subject, study)
+    assert [dict(row) for row in scored.rows] == [dict(row) for row in outcome.rows]
+    assert [(check.split, check.label) for check in scored.ranges] == [
+        ("train", "training windows"),
+        ("held-out", "reach_3"),
+    ]
+    assert scored.bands == ()
+    newcomer = dataclasses.replace(outcome.subject, start=None)
+    assert {row["set"] for row in score(newcomer, study).rows} == {"calibrated"}
+    empty = dataclasses.replace(study, train_windows=(), held_out_windows={})
+    with pytest.raises(InputError, match="study 'short' has no training or held-out windows to score 'short' on"):
+        score(outcome.subject, empty)
 
 
 def test_a_folder_is_judged_without_being_made(tmp_path):

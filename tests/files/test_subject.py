@@ -24,6 +24,7 @@ from nms_gym.files.subject import (
 )
 from nms_gym.model.parameters import KINDS, PARAMETER_KINDS, make_params
 from nms_gym.model.structure import NmsModel, Settings
+from nms_gym.model.trained_range import Range, TrainedRange
 from nms_gym.muscle.curves import DeGrooteFregly2016
 from nms_gym.muscle.geometry import PolynomialPaths, SpanGroup
 from nms_gym.muscle.millard import Millard2012
@@ -86,6 +87,7 @@ def make_subject(seed=0) -> Subject:
         sources={"walk.mot": "ab" * 32},
         emg_normalisation={"SO": 1 / 7, "MG": 0.2},
         synthetic=True,
+        trained=TrainedRange({"SO": Range(1 / 7, 0.9, 0.0, 1.0)}, {"ankle_angle_r": Range(-0.1, 1 / 3, -0.2, 0.4)}, {}),
     )  # fmt: skip
 
 
@@ -106,7 +108,7 @@ def test_round_trip_loses_nothing(saved):
     assert_same_params(subject.params, again.params)
     assert subject.start is not None
     assert_same_params(subject.start, again.start)
-    for name in ("name", "bounds", "prior_sd", "sources", "emg_normalisation", "synthetic"):
+    for name in ("name", "bounds", "prior_sd", "sources", "emg_normalisation", "synthetic", "trained"):
         assert getattr(again, name) == getattr(subject, name), name
     for name in ("muscles", "channels", "coordinates", "settings"):
         assert getattr(again.model, name) == getattr(subject.model, name), name
@@ -123,6 +125,16 @@ def test_round_trip_loses_nothing(saved):
     np.testing.assert_array_equal(loaded.domain, paths.domain)
     for a, b in zip(loaded.coefficients, paths.coefficients, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_file_from_before_there_were_ranges_has_none(saved, tmp_path):
+    record = json.loads(saved.read_text(encoding="utf-8"))
+    del record["trained_range"]
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps(record), encoding="utf-8")
+    assert load_subject(old).trained is None
+    save_subject(tmp_path / "again.json", load_subject(old))
+    assert json.loads((tmp_path / "again.json").read_text(encoding="utf-8")) == record
 
 
 def test_float64_survives_outside_x64(saved, tmp_path):
