@@ -9,6 +9,8 @@
   maximum, or minus ``charge_weight`` times the stimulation's charge over the largest possible.
 * ``info["success"]`` says whether the root mean square error of the episode so far is within ``tolerance``;
   ``rms_error`` (rad) and ``mean_help`` (of the device's or stimulator's most) are means of the episode so far.
+* ``info["outside_trained_range"]``, where EMG drives muscles of a calibrated person, is the fraction of channels,
+  angles and speeds that are now outside what the calibration has seen (``nms_gym.departures``).
 """
 
 from __future__ import annotations
@@ -220,6 +222,8 @@ class Follow:
             "emg": recorded,
         }
         info |= out.info() | effect.info
+        if self.limb.trained is not None:
+            info["outside_trained_range"] = self.limb.trained.outside(recorded, q, motion.qd)
         last = (state.step >= self.horizon) | self.target.over(episode.target, sample + self.limb.frame_skip)
         observation = observe(groups | self.actuation.observed(effect, out))
         return Step(observation, goal + effect.cost, jnp.bool_(False), last, info)

@@ -18,6 +18,7 @@ from jax import Array
 from nms_gym._pytree import pytree, replace, static
 from nms_gym.anatomy import Multibody
 from nms_gym.envs.rendering.scene import Body, Scene, Strip
+from nms_gym.envs.trained import TrainedLimits
 from nms_gym.model.condition import Condition
 from nms_gym.model.forward import muscle_activation
 from nms_gym.model.parameters import PARAMETER_KINDS, NmsParams, entries
@@ -107,6 +108,8 @@ class Limb:
     """physical steps per control step"""
     undelayed: bool = static()
     """no channel has a delay, so none is remembered"""
+    trained: TrainedLimits | None = None
+    """of ``recorded``, and of the free coordinates' angles and speeds; None where nobody knows"""
 
     @property
     def coordinates(self) -> tuple[str, ...]:

@@ -7,7 +7,9 @@ task is one ``neuromuscular_step`` of the model, so an episode whose action is 0
 commands) reproduces ``predict_moments`` on the recording.
 
 ``info["success"]`` says whether the root mean square error of the episode so far, over the standard deviation of the
-measured moments, is below ``TOLERANCE``.
+measured moments, is below ``TOLERANCE``. ``info["outside_trained_range"]``, of a calibrated person, is the fraction of
+recorded channels, angles and speeds of the sample that are outside what the calibration has seen
+(``nms_gym.departures``).
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ from nms_gym.envs.task import (
     indices_of,
     observe,
 )
+from nms_gym.envs.trained import trained_limits
 from nms_gym.errors import InputError, listed
 from nms_gym.files.subject import Subject, resolve_trial
 from nms_gym.model.condition import Condition
@@ -110,6 +113,9 @@ class MomentTracking:
     """int32; episodes start at a sample from 0 to this one"""
     command_scale: Leaf
     """(S,) the command that an action of 1 gives: the largest one of the recording, at least 1"""
+    outside: Array | None = None
+    """(T,) fraction of the recording's channels, angles and speeds outside what the calibration has seen; None where
+    nobody knows"""
 
     @property
     def horizon(self) -> int:
@@ -274,7 +280,8 @@ class MomentTracking:
     ) -> dict[str, Array]:
         measured = _row(self.measured, sample)
         steps = jnp.maximum(state.steps, 1).astype(out.moments.dtype)
-        return {
+        outside = {} if self.outside is None else {"outside_trained_range": _row(self.outside, sample)}
+        return outside | {
             "time": _row(self.time, sample),
             "success": (state.squares < TOLERANCE**2 * steps) & (state.steps > 0),
             "sample": sample,
@@ -404,6 +411,11 @@ def moment_tracking_task(
         "last_start": np.int32((len(segment.time) - 1) // 2 if window.random_start else 0),
         "command_scale": np.maximum(segment.replay.excitations[:, given].max(axis=0), 1.0),
     }
+    replayed = [model.channels.index(c) for c in base.channels if c not in commanded]
+    limits = trained_limits(subject.trained, [model.channels[i] for i in replayed], observed)
+    if limits is not None:
+        shown = np.asarray(segment.replay.excitations)[-len(segment.time) :, replayed]
+        leaves["outside"] = limits.outside(shown, leaves["q"], leaves["qd"])
     task = MomentTracking(
         observed=observed,
         preview=tuple(round(ahead / dt) for ahead in PREVIEW),

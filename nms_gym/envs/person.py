@@ -29,6 +29,7 @@ from nms_gym.envs.sources import (
     sources_in_words,
 )
 from nms_gym.envs.task import as_numpy
+from nms_gym.envs.trained import trained_limits
 from nms_gym.errors import InputError, listed, near
 from nms_gym.files.model_file import read_model_file
 from nms_gym.files.posterior import load_people
@@ -229,7 +230,8 @@ def make_limb(
         raise InputError(f"{where}: no muscle spans {listed(coordinates)}")
     chosen = chosen_sources(subject.model, muscles, sources.sources, default_source)
     model = driven_model(_of_muscles(subject.model, muscles, kept, still), chosen, sources.synergies)
-    model = replace(model, skeleton=make_skeleton(skeleton, coordinates, prescribed=prescribed, locked=still))
+    body = make_skeleton(skeleton, coordinates, prescribed=prescribed, locked=still)
+    model = replace(model, skeleton=body)
     require_body(model)
 
     conditions = conditions_from_spec(condition(model) if callable(condition) else condition, model)
@@ -242,6 +244,7 @@ def make_limb(
     commanded = model.commands if sources.synergies == "action" else ()
     passive = make_passive(skeleton, coordinates, stiffness=LIMIT_STIFFNESS, limit_damping=LIMIT_DAMPING)
     packed: Any = None if people is None else pack_params(stacked_params([p for _, p in prepared]))
+    recorded = tuple(c for c in names if not c.startswith(ACTION_PREFIX) and c not in commanded)
     return Limb(
         model=replace(model, settings=settings),
         params=params,
@@ -249,7 +252,8 @@ def make_limb(
         passive=_within_paths(passive, model),
         condition=as_numpy(conditions),
         appearance=Appearance(skeleton, still, subject.muscle_points),
-        recorded=tuple(c for c in names if not c.startswith(ACTION_PREFIX) and c not in commanded),
+        trained=trained_limits(subject.trained, recorded, body.coordinates),
+        recorded=recorded,
         commanded=commanded,
         actuated=tuple(c.removeprefix(ACTION_PREFIX) for c in names if c.startswith(ACTION_PREFIX)),
         sources=tuple(sources_in_words(model, sources.synergies).items()),
