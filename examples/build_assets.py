@@ -40,6 +40,7 @@ class Asset:
     source: str
     citation: str
     licence: str
+    specific_tension: float
 
 
 ASSETS = {
@@ -54,6 +55,7 @@ ASSETS = {
         citation="Holzbaur KRS, Murray WM, Delp SL (2005) A model of the upper extremity for simulating "
         "musculoskeletal surgery and analyzing neuromuscular control. Ann Biomed Eng 33:829-840",
         licence="CC BY 3.0, https://creativecommons.org/licenses/by/3.0/",
+        specific_tension=0.25e6,  # the default; nothing published for this model
     ),
     "right_leg": Asset(
         osim="rajagopal_walk/original/subject_walk_scaled.osim",
@@ -74,6 +76,7 @@ ASSETS = {
         "Lai AKM, Arnold AS, Wakeling JM (2017) Ann Biomed Eng 45:2762-2774, doi:10.1007/s10439-017-1920-7; "
         "Uhlrich SD et al. (2022) Sci Rep 12, doi:10.1038/s41598-022-13386-9",
         licence="Apache-2.0",
+        specific_tension=0.6e6,  # Rajagopal et al. 2016: 60 N/cm^2
     ),
 }
 
@@ -85,7 +88,10 @@ def add_skeleton(name: str, data: Path, out: Path) -> None:
     osim = read_osim(data / ASSETS[name].osim)
     skeleton = moving_part(osim, model.coordinates)
     points = points_from_osim(osim, model.muscles, [body.name for body in skeleton.bodies])
-    write_model_file(file, dataclasses.replace(model, skeleton=skeleton, muscle_points=points))
+    tension = ASSETS[name].specific_tension
+    write_model_file(
+        file, dataclasses.replace(model, skeleton=skeleton, muscle_points=points, specific_tension=tension)
+    )
     print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
 
 
@@ -112,6 +118,7 @@ def build(name: str, data: Path, out: Path) -> None:
         source=asset.source,
         citation=asset.citation,
         licence=asset.licence,
+        specific_tension=asset.specific_tension,
     )
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)

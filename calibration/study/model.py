@@ -21,6 +21,7 @@ from nms_gym.files.model_file import PARAMETERS, ModelFile, read_model_file
 from nms_gym.model.parameters import KINDS, PARAMETER_KINDS, NmsParams, make_params
 from nms_gym.model.structure import NmsModel, Settings
 from nms_gym.muscle.geometry import PolynomialPaths
+from nms_gym.muscle.metabolics import DEFAULTS as METABOLIC_DEFAULTS
 from nms_gym.muscle.path_points import MusclePoints, points_from_osim
 from nms_gym.muscle.tendon import rigid_by_rule
 from nms_gym.recording.nmsm import read_osimx
@@ -45,6 +46,8 @@ class MuscleParameters:
     paths: PolynomialPaths | None
     skeleton: Multibody | None
     muscle_points: MusclePoints
+    specific_tension: float = METABOLIC_DEFAULTS["specific_tension"]
+    """N/m^2"""
 
 
 def read_parameters(
@@ -74,12 +77,12 @@ def read_parameters(
     if columns and (path is None or path.suffix != ".csv"):
         raise InputError(f"{where}: columns is for a .csv, but file is {str(path or 'a model file')!r}; remove it")
     place = f"model {model.name!r}" if isinstance(model, ModelFile) else str(path)
-    skeleton, points = None, {}
+    skeleton, points, tension = None, {}, METABOLIC_DEFAULTS["specific_tension"]
     with at(place):
         if isinstance(model, ModelFile) or (path is not None and path.suffix == ".json"):
             source = (model if isinstance(model, ModelFile) else read_model_file(_path(model))).select(muscles=muscles)
             values, chosen, skeleton = source.parameters, source.paths, source.skeleton
-            points = source.muscle_points
+            points, tension = source.muscle_points, source.specific_tension
         elif path is not None and path.suffix == ".osim":
             osim = read_osim(path)
             values = {kind: {m: getattr(osim.muscle(m), kind) for m in muscles} for kind in PARAMETERS}
@@ -94,7 +97,7 @@ def read_parameters(
     if paths is not None:
         other = paths if isinstance(paths, ModelFile) else read_model_file(_path(paths))
         chosen = other.select(muscles=muscles).paths
-    return MuscleParameters(place, muscles, values, chosen, skeleton, points)
+    return MuscleParameters(place, muscles, values, chosen, skeleton, points, tension)
 
 
 def _path(model: str | os.PathLike[str]) -> Path:
@@ -173,6 +176,7 @@ def make_start(
         settings=settings,
         channel_weights=weights,
         paths=paths,
+        specific_tension=files.specific_tension,
     )
     given = {kind: value for kind, value in start.items() if kind != "file"}
     for kind in given:

@@ -135,6 +135,7 @@ def right_leg() -> Subject:
         settings=Settings(integrator="backward_euler", activation="first_order"),
         channel_weights=weights,
         paths=file.paths,
+        specific_tension=file.specific_tension,
     )
     params = make_params(model, file.parameters)
     return Subject("right_leg", model, params, skeleton=file.skeleton, muscle_points=file.muscle_points)

@@ -22,6 +22,8 @@ from nms_gym.errors import InputError, listed, near
 from nms_gym.files.muscle_points import check_points, points_from_json, points_to_json
 from nms_gym.files.skeleton import skeleton_from_json, skeleton_to_json
 from nms_gym.muscle.geometry import PolynomialPaths, SpanGroup, monomials, select_paths
+from nms_gym.muscle.metabolics import DEFAULTS as METABOLIC_DEFAULTS
+from nms_gym.muscle.metabolics import LIMITS as METABOLIC_LIMITS
 from nms_gym.muscle.path_points import MusclePoints, points_from_osim
 from nms_gym.recording.storage import atomic_path
 
@@ -58,6 +60,8 @@ class ModelFile:
         skeleton: bodies and joints for dynamics, from which ``make_skeleton`` builds; it may have more coordinates
             (a pelvis, toes). None when the file has none.
         muscle_points: muscle -> (body, (x, y, z) m) from origin to insertion, to draw it; muscles may lack.
+        specific_tension: N/m^2 with which the strengths were made (``NmsModel.specific_tension``); a file that does not
+            say has OpenSim's default.
     """
 
     name: str
@@ -71,6 +75,7 @@ class ModelFile:
     paths: PolynomialPaths | None
     skeleton: Multibody | None = None
     muscle_points: MusclePoints = field(default_factory=dict)
+    specific_tension: float = METABOLIC_DEFAULTS["specific_tension"]
 
     def select(
         self,
@@ -103,6 +108,7 @@ class ModelFile:
             paths=None if self.paths is None else select_paths(self.paths, muscles, coordinates, held_at),
             skeleton=self.skeleton,
             muscle_points={name: self.muscle_points[name] for name in muscles if name in self.muscle_points},
+            specific_tension=self.specific_tension,
         )
         check_model(model, f"model {self.name!r}")
         return model
@@ -117,6 +123,7 @@ def model_from_osim(
     source: str | None = None,
     citation: str | None = None,
     licence: str = "as the OpenSim model",
+    specific_tension: float = METABOLIC_DEFAULTS["specific_tension"],
 ) -> ModelFile:
     """Muscle parameters, coordinate ranges, skeleton and path points of an OpenSim model, with fitted paths or none.
 
@@ -130,6 +137,7 @@ def model_from_osim(
         source: default: the model's name and file.
         citation: default: the publications that the model names, else its credits.
         licence: licence of the parameters.
+        specific_tension: N/m^2 with which the strengths were made; OpenSim models do not say.
 
     Raises:
         InputError: an unknown name, or parameters that make no sense.
@@ -148,6 +156,7 @@ def model_from_osim(
         paths=paths,
         skeleton=skeleton,
         muscle_points=points_from_osim(osim, muscles, [body.name for body in skeleton.bodies]),
+        specific_tension=specific_tension,
     )
     check_model(model, osim.path)
     return model
@@ -193,6 +202,7 @@ def check_model(model: ModelFile, where: str) -> None:
                 good, allowed = 0 < value < math.inf, "positive and finite"
             if not good:
                 raise InputError(f"{where}: muscle {muscle!r}: {parameter} is {value:g} {unit}; it must be {allowed}")
+    check_specific_tension(model.specific_tension, where)
     if model.paths is not None:
         _check_paths(model.paths, model, where)
     if model.skeleton is not None:
@@ -201,6 +211,18 @@ def check_model(model: ModelFile, where: str) -> None:
             _position(bones, name, f"{where}: skeleton", "coordinate")
     bodies = None if model.skeleton is None else [body.name for body in model.skeleton.bodies]
     check_points(model.muscle_points, model.muscles, bodies, where)
+
+
+def check_specific_tension(value: Any, where: str) -> float:
+    """A specific tension that muscles can have, N/m^2.
+
+    Raises:
+        InputError: it is none.
+    """
+    low, high = METABOLIC_LIMITS["specific_tension"]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise InputError(f"{where}: specific_tension is {value!r} N/m^2; allowed {low:g} to {high:g}, such as 0.25e6")
+    return float(value)
 
 
 def _check_paths(paths: PolynomialPaths, model: ModelFile, where: str) -> None:
@@ -266,7 +288,8 @@ def write_model_file(path: str | os.PathLike[str], model: ModelFile) -> None:
         "source": model.source,
         "citation": model.citation,
         "licence": model.licence,
-        "units": {"coordinates": "rad", **PARAMETERS, "path coefficients": "m"},
+        "units": {"coordinates": "rad", **PARAMETERS, "path coefficients": "m", "specific_tension": "N/m^2"},
+        "specific_tension": _short(model.specific_tension),
         "coordinates": [
             {"name": name, "range": [_short(v) for v in row]}
             for name, row in zip(model.coordinates, np.asarray(model.coordinate_range), strict=True)
@@ -361,6 +384,7 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
             paths=paths_from_json(document["paths"], muscles, coordinates, where),
             skeleton=None if document.get("skeleton") is None else skeleton_from_json(document["skeleton"], where),
             muscle_points=points_from_json(document.get("muscle_points"), where),
+            specific_tension=document.get("specific_tension", METABOLIC_DEFAULTS["specific_tension"]),
         )
     except KeyError as error:
         raise InputError(f"{where}: entry {error.args[0]!r} is missing") from error

@@ -62,6 +62,7 @@ def moving_model(
         channel_weights=np.eye(len(names)) if channels is None else channels.weights(names, file.muscles),
         paths=file.paths,
         skeleton=skeleton,
+        specific_tension=file.specific_tension,
     )
     values = {"electromechanical_delay": 0.0, **file.parameters} if channels is None else file.parameters
     return model, make_params(model, {**values, **(start or {})})

@@ -23,7 +23,7 @@ from nms_gym._assets import asset_path
 from nms_gym.anatomy import Multibody
 from nms_gym.errors import InputError, listed, near
 from nms_gym.excitation.synergies import SynergyBasis, make_basis
-from nms_gym.files.model_file import paths_from_json, paths_to_json
+from nms_gym.files.model_file import check_specific_tension, paths_from_json, paths_to_json
 from nms_gym.files.muscle_points import check_points, points_from_json, points_to_json
 from nms_gym.files.skeleton import skeleton_from_json, skeleton_to_json
 from nms_gym.model.parameters import KINDS, PARAMETER_KINDS, NmsParams, entries, make_params
@@ -31,6 +31,7 @@ from nms_gym.model.structure import NmsModel, Settings
 from nms_gym.model.trained_range import TrainedRange, range_from_json, range_to_json
 from nms_gym.muscle.families import curves_from_record, curves_to_record
 from nms_gym.muscle.geometry import PolynomialPaths
+from nms_gym.muscle.metabolics import DEFAULTS as METABOLIC_DEFAULTS
 from nms_gym.muscle.path_points import MusclePoints
 from nms_gym.recording.storage import atomic_path, require_unique
 
@@ -199,6 +200,7 @@ def _subject_record(subject: Subject) -> dict[str, Any]:
         "sources": _plain(subject.sources),
         **trained,
         "rigid_tendons": list(model.rigid_tendons),
+        "specific_tension": check_specific_tension(model.specific_tension, where),
         "synergies": _synergy_record(model),
         "paths": None if model.paths is None else paths_to_json(model.paths),
         "skeleton": None if subject.skeleton is None else skeleton_to_json(subject.skeleton),
@@ -358,6 +360,10 @@ def load_subject(path: str | os.PathLike[str]) -> Subject:
         settings=_settings(_entry(record, "settings", dict, where), where),
         channel_weights=_weights(_entry(record, "channel_weights", dict, where), muscles, channels, where),
         paths=_paths(record.get("paths"), muscles, coordinates, where),
+        # Files from before models said so have the default.
+        specific_tension=check_specific_tension(
+            record.get("specific_tension", METABOLIC_DEFAULTS["specific_tension"]), where
+        ),
     )
     parameters = _entry(record, "parameters", dict, where)
     unknown = [kind for kind in parameters if kind not in PARAMETER_KINDS]

@@ -366,14 +366,14 @@ def quantities(
             "co_contraction", "equilibrium"), or "all". A quantity that this model or recording cannot have is left out
             of a group, and an error where it is named itself.
         metabolic_model: by default ``Bhargava2004()``.
-        metabolic_params: by default those of ``make_metabolic_params``.
+        metabolic_params: by default those of ``make_metabolic_params`` with the model's specific tension.
 
     Raises:
         InputError: unknown name, or a quantity named that the model or recording does not have.
     """
     chosen = chosen_quantities(names)
     if metabolic_params is None:
-        metabolic_params = metabolics.make_metabolic_params(model.muscles)
+        metabolic_params = metabolics.make_metabolic_params(model.muscles, {"specific_tension": model.specific_tension})
     found: dict[str, Quantity] = {}
     with jax.enable_x64(True):
         numbers = jax.tree.map(lambda x: np.asarray(x, np.float64), (model, params, output, metabolic_params))

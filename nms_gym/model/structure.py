@@ -15,6 +15,7 @@ from nms_gym.excitation.activation import ActivationKind
 from nms_gym.excitation.synergies import SynergyBasis
 from nms_gym.muscle.curves import Curves, DeGrooteFregly2016
 from nms_gym.muscle.geometry import PolynomialPaths
+from nms_gym.muscle.metabolics import DEFAULTS as METABOLIC_DEFAULTS
 from nms_gym.muscle.tendon import Integrator, TendonKind
 from nms_gym.skeleton.skeleton import Skeleton
 
@@ -74,6 +75,9 @@ class NmsModel:
     synergy_pairs: tuple[tuple[str, str], ...] = static(default=())
     """(muscle, command) for every weight of ``NmsParams.synergy_weight``; a muscle that also has a recorded channel
     gets a residual excitation this way, which may be negative"""
+    specific_tension: float = static(default=METABOLIC_DEFAULTS["specific_tension"])
+    """N/m^2, maximum isometric force over physiological cross section, with which the model's strengths were made; what
+    muscles weigh and so their metabolic rate depend on it, moments do not. Default: that of OpenSim's probes"""
 
     @property
     def tendons(self) -> TendonKind | tuple[TendonKind, ...]:

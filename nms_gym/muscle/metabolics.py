@@ -46,7 +46,8 @@ class MetabolicParams:
     """kg/m^3"""
 
 
-# OpenSim's defaults for mammalian muscle; limits that a value must keep.
+# OpenSim's defaults for mammalian muscle; limits that a value must keep. Specific tension decides the mass of a muscle
+# of given strength, so it belongs to the model whose strengths they are (``NmsModel.specific_tension``).
 DEFAULTS: dict[str, float] = {"fast_twitch_fraction": 0.5, "specific_tension": 0.25e6, "density": 1059.7}
 UNITS: dict[str, str] = {"fast_twitch_fraction": "1", "specific_tension": "N/m^2", "density": "kg/m^3"}
 LIMITS: dict[str, tuple[float, float]] = {

@@ -12,11 +12,14 @@ from helpers import EXAMPLES, load_arrays
 
 from nms_gym._assets import asset_path
 from nms_gym._pytree import replace
+from nms_gym.envs.person import right_leg
 from nms_gym.errors import InputError
 from nms_gym.files.model_file import PARAMETERS, ModelFile, model_from_osim, read_model_file, write_model_file
+from nms_gym.files.moving import moving_model
 from nms_gym.model.parameters import make_params
 from nms_gym.model.structure import NmsModel, Settings
 from nms_gym.muscle.geometry import PolynomialPaths, SpanGroup, lengths_and_moment_arms
+from nms_gym.muscle.metabolics import make_metabolic_params, muscle_mass
 from nms_gym.recording.osim import read_osim
 
 
@@ -291,11 +294,37 @@ def test_shipped_skeletons_are_rebuilt_from_the_published_models(data, tmp_path,
     build_assets = importlib.import_module("build_assets")
     shipped = asset_path(f"{name}/model.json").read_text()
     (tmp_path / name).mkdir()
-    bare = dataclasses.replace(read_model_file(asset_path(f"{name}/model.json")), skeleton=None)
+    shipped_model = read_model_file(asset_path(f"{name}/model.json"))
+    bare = dataclasses.replace(shipped_model, skeleton=None, specific_tension=0.3e6)
     write_model_file(tmp_path / name / "model.json", bare)
     arguments = ["--data", str(folder), "--out", str(tmp_path), "--only", name, "--skeleton-only"]
     assert build_assets.main(arguments) == 0
     assert (tmp_path / name / "model.json").read_text() == shipped
+
+
+# ------------------------------------------------------------------------------------------- specific tension
+
+
+def test_the_shipped_leg_weighs_what_a_leg_weighs():
+    """Rajagopal et al. 2016: 60 N/cm^2. Two legs of an adult of 85 kg have 17 kg of muscle, and at 25 N/cm^2 had 41."""
+    model, params = moving_model(read_model_file(asset_path("right_leg/model.json")), ["knee_angle_r"])
+    assert model.specific_tension == right_leg().model.specific_tension == 0.6e6
+    tension = {"specific_tension": model.specific_tension}
+    mass = float(muscle_mass(params, make_metabolic_params(model.muscles, tension)).sum())
+    assert 2 * mass == pytest.approx(16.9, abs=0.05)
+    assert 2 * float(muscle_mass(params, make_metabolic_params(model.muscles)).sum()) == pytest.approx(40.6, abs=0.1)
+
+
+def test_specific_tension_is_kept_and_checked(model, tmp_path):
+    file = tmp_path / "model.json"
+    write_model_file(file, dataclasses.replace(model, specific_tension=0.5e6))
+    assert read_model_file(file).select(["biceps"]).specific_tension == 0.5e6
+    document = json.loads(file.read_text())
+    del document["specific_tension"]
+    assert read_model_file(_write(tmp_path, document)).specific_tension == 0.25e6  # OpenSim's probes
+    for wrong in (60, "0.6 MPa", None, True):
+        with pytest.raises(InputError, match=r"specific_tension is .*; allowed 10000 to 1e\+07"):
+            read_model_file(_write(tmp_path, document | {"specific_tension": wrong}))
 
 
 # ------------------------------------------------------------------------------------------- values by name

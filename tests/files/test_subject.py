@@ -308,6 +308,20 @@ def test_names_and_paths_are_resolved(saved, tmp_path):
         assert default_subject().synthetic
 
 
+def test_specific_tension_is_part_of_a_person(tmp_path):
+    subject = make_subject()
+    heavy = dataclasses.replace(subject, model=dataclasses.replace(subject.model, specific_tension=0.6e6))
+    save_subject(tmp_path / "new.json", heavy)
+    assert load_subject(tmp_path / "new.json").model.specific_tension == 0.6e6
+    record = json.loads((tmp_path / "new.json").read_text(encoding="utf-8"))
+    del record["specific_tension"]
+    (tmp_path / "old.json").write_text(json.dumps(record), encoding="utf-8")
+    assert load_subject(tmp_path / "old.json").model.specific_tension == 0.25e6
+    (tmp_path / "bad.json").write_text(json.dumps(record | {"specific_tension": 0.6}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"specific_tension is 0\.6 N/m"):
+        load_subject(tmp_path / "bad.json")
+
+
 def test_a_file_from_before_minimum_activation_is_a_person_without_one(tmp_path):
     save_subject(tmp_path / "new.json", make_subject())
     record = json.loads((tmp_path / "new.json").read_text(encoding="utf-8"))

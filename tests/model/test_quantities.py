@@ -95,6 +95,9 @@ def test_metabolic_rates_add_up_and_follow_the_model(predicted):
         "floor_heat",
     )
     np.testing.assert_allclose(sum(found[p] for p in parts), found["metabolic_rates"], rtol=1e-12, atol=1e-12)
+    stronger = dataclasses.replace(SUBJECT.model, specific_tension=0.5e6)  # half the mass, half the heat of activation
+    light = quantities(stronger, SUBJECT.params, segment, output, ["activation_heat"])
+    np.testing.assert_allclose(2 * light["activation_heat"], found["activation_heat"], rtol=1e-12)
     other = quantities(SUBJECT.model, SUBJECT.params, segment, output, ["metabolics"], metabolic_model=Umberger2010())
     assert (other["maintenance_heat"] == 0).all()
     assert (found["maintenance_heat"] > 0).any()
