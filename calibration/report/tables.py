@@ -60,6 +60,7 @@ _WORDS = {
     "bdf2": "BDF2",
     "backward_euler": "backward Euler",
     "second_order": "second-order",
+    "recursive": "second-order, CEINMS's recursion",
     "first_order": "first-order",
 }
 

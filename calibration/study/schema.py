@@ -142,7 +142,12 @@ TABLES: Mapping[str, Table] = {
                 "subject `.xml`",
             ),
             _of(Settings, "integrator", '"bdf2" or "backward_euler", of elastic tendons'),
-            _of(Settings, "activation", '"second_order" or "first_order" dynamics'),
+            _of(
+                Settings,
+                "activation",
+                '"second_order" or "first_order" dynamics; "recursive" is CEINMS\'s second-order filter, '
+                "whose delay depends on the step",
+            ),
             _of(Settings, "max_delay", "longest electromechanical delay that can be fitted", "s"),
             _of(Settings, "tendon_iterations", "at most so many for an elastic tendon"),
         ),

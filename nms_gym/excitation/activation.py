@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-ActivationKind = Literal["second_order", "first_order"]
+ActivationKind = Literal["second_order", "recursive", "first_order"]
 
 # How sharply a muscle switches between activation and deactivation, per unit of excitation minus activation.
 # De Groote et al. 2016 print 0.1 (and so does OpenSim 4.6's class), which averages both rates; OpenSim's documentation
@@ -66,13 +66,60 @@ def delayed_series(signal: Array, delay: Array, dt: Array | float, length: int) 
 
 
 def second_order_step(
+    excitation: Array, filtered: Array, memory: Array, time_constant_1: Array, time_constant_2: Array, dt: Array | float
+) -> tuple[Array, Array]:
+    """One step of two first-order lags in series, ``1 / ((1 + tau1 s) (1 + tau2 s))``, whatever the step.
+
+    The filter of Lloyd & Besier 2003 (``recursive_step``), critically damped or over-damped, fed with the weighted
+    mean ``(1 - r) e + r e1`` of this sample and the last. At every step the poles ``exp(-dt / tau)`` are exact, the
+    gain is 1, and ``r``, between 0 and 1, is such that slow signals come later by ``tau1 + tau2``. What is left is
+    an error of second order, ``dt^2 / 12`` times the filtered signal's second derivative. No excitation between 0 and 1
+    makes it leave 0 to 1.
+
+    At rest both states are the excitation.
+
+    Args:
+        excitation: ``(M,)``, this sample.
+        filtered: ``(M,)``, result one step ago.
+        memory: ``(M,)``, of one step ago: what the past alone has this step come to, over its share in the result.
+        time_constant_1: ``(M,)`` s.
+        time_constant_2: ``(M,)`` s.
+        dt: step, s.
+
+    Returns:
+        The result and the new memory.
+    """
+    x1, x2 = dt / time_constant_1, dt / time_constant_2
+    rise1, rise2 = -jnp.expm1(-x1), -jnp.expm1(-x2)
+    gain = rise1 * rise2
+    late = _lag_of_sampling(x1, rise1) + _lag_of_sampling(x2, rise2)
+    now = gain * (1.0 - late)
+    result = now * excitation + (1.0 - now) * memory
+    p1, p2 = 1.0 - rise1, 1.0 - rise2
+    return result, (gain * late * excitation + (p1 + p2) * result - p1 * p2 * filtered) / (1.0 - now)
+
+
+def _lag_of_sampling(x: Array, rise: Array) -> Array:
+    """Steps by which a pole ``exp(-x)`` lags less than the time constant of ``1 / x`` steps: ``1/x - 1/expm1(x)``.
+
+    ``rise`` is ``1 - exp(-x)``. The series for short steps keeps the digits.
+    """
+    small = x < 0.1
+    safe, safe_rise = jnp.where(small, 1.0, x), jnp.where(small, 0.5, rise)
+    square = x * x
+    series = 0.5 - x * (1.0 / 12.0 - square * (1.0 / 720.0 - square / 30240.0))
+    return jnp.where(small, series, 1.0 / safe - (1.0 - safe_rise) / safe_rise)
+
+
+def recursive_step(
     excitation: Array, u1: Array, u2: Array, time_constant_1: Array, time_constant_2: Array, dt: Array | float
 ) -> Array:
-    """One step of the critically damped or over-damped recursive filter of Lloyd & Besier 2003.
+    """One step of the critically damped or over-damped recursive filter of Lloyd & Besier 2003, as CEINMS has it.
 
-    ``u = alpha e - beta1 u1 - beta2 u2`` (10.1016/S0021-9290(03)00010-1, eq. 1) with poles ``exp(-dt / tau)``, so the
-    response does not change with the sampling rate. The map to CEINMS is exact: ``C1 = -exp(-dt / tau1)``,
-    ``C2 = -exp(-dt / tau2)``, ``beta1 = C1 + C2``, ``beta2 = C1 C2``, ``alpha = 1 + beta1 + beta2``.
+    ``u = alpha e - beta1 u1 - beta2 u2`` (10.1016/S0021-9290(03)00010-1, eq. 1) with poles ``exp(-dt / tau)``. The map
+    to CEINMS is exact: ``C1 = -exp(-dt / tau1)``, ``C2 = -exp(-dt / tau2)``, ``beta1 = C1 + C2``, ``beta2 = C1 C2``,
+    ``alpha = 1 + beta1 + beta2``. Slow signals come later by about ``tau1 + tau2 - dt``, which changes with the step;
+    ``second_order_step`` does not.
 
     Args:
         excitation: ``(M,)``, this sample.

@@ -62,7 +62,12 @@ def ceinms_model(
         raise InputError(f"{subject.path}: {error}") from error
     delays = {c: _delay(c, subject, source, delay) for c in source.channels}
     longest = max(delays.values(), default=0.0)
-    settings = {"max_delay": max(Settings.max_delay, longest), "curves": curves, **settings}
+    settings = {
+        "max_delay": max(Settings.max_delay, longest),
+        "curves": curves,
+        "activation": "recursive",
+        **settings,
+    }
     driven = ChannelMap.from_muscles({m: weights for m, weights in source.muscles.items() if weights})
     model = NmsModel(
         muscles=subject.muscle_names,

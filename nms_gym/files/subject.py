@@ -36,7 +36,9 @@ from nms_gym.muscle.path_points import MusclePoints
 from nms_gym.recording.storage import atomic_path, require_unique
 
 FORMAT = "nms_gym.subject"
-VERSION = 1
+VERSION = 2
+# Up to version 1, "second_order" activation was what is called "recursive" now.
+READABLE = (1, VERSION)
 
 LINE_WIDTH = 110
 
@@ -423,9 +425,15 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path}: its format is {found!r}, not {FORMAT!r}; give a file that save_subject or nms-gym calibrate wrote"
         )
     version = record.get("version")
-    if version != VERSION:
+    if version not in READABLE:
         advice = "update nms-gym" if isinstance(version, int) and version > VERSION else "save the subject again"
-        raise InputError(f"{path}: subject file version {version!r}; this program reads version {VERSION}; {advice}")
+        raise InputError(
+            f"{path}: subject file version {version!r}; this program reads versions {listed(map(str, READABLE))}; "
+            f"{advice}"
+        )
+    settings = record.get("settings")
+    if version == 1 and isinstance(settings, dict) and settings.get("activation") == "second_order":
+        record["settings"] = {**settings, "activation": "recursive"}
     return record
 
 

@@ -38,8 +38,8 @@ class NmsState:
     """(H, C), newest first, before gain; (0, C) where channels are delayed before they come"""
     filtered: Leaf
     """(M,), output of the activation dynamics"""
-    filtered_previous: Leaf
-    """(M,), one step earlier"""
+    filter_memory: Leaf
+    """(M,), what second-order activation dynamics remember besides; see ``activation.second_order_step``"""
     fiber: FiberState
     condition: Any = ()
     """what the condition remembers"""
@@ -203,22 +203,23 @@ def output_at_rest(model: NmsModel, params: NmsParams, state: NmsState, kinemati
 
 def activation_step(
     model: NmsModel, params: NmsParams, state: NmsState, excitation: Array, dt: Array | float
-) -> tuple[Array, Array]:
-    """Output of the activation dynamics ``(M,)`` after a step at ``excitation (M,)``, and the activation ``(M,)``."""
-    if model.settings.activation == "second_order":
-        filtered = act.second_order_step(
-            excitation,
-            state.filtered,
-            state.filtered_previous,
-            params.filter_time_constant_1,
-            params.filter_time_constant_2,
-            dt,
+) -> tuple[Array, Array, Array]:
+    """Output of the activation dynamics ``(M,)`` after a step at ``excitation (M,)``, their memory, and the activation
+    ``(M,)``."""
+    kind, filtered = model.settings.activation, state.filtered
+    if kind == "first_order":
+        memory = filtered
+        filtered = act.first_order_step(
+            excitation, filtered, params.activation_time_constant, params.deactivation_time_constant, dt
         )
     else:
-        filtered = act.first_order_step(
-            excitation, state.filtered, params.activation_time_constant, params.deactivation_time_constant, dt
-        )
-    return filtered, muscle_activation(params, filtered)
+        given = (excitation, filtered, state.filter_memory)
+        constants = (params.filter_time_constant_1, params.filter_time_constant_2, dt)
+        if kind == "second_order":
+            filtered, memory = act.second_order_step(*given, *constants)
+        else:
+            filtered, memory = act.recursive_step(*given, *constants), filtered
+    return filtered, memory, muscle_activation(params, filtered)
 
 
 def excited_step(
@@ -235,7 +236,7 @@ def excited_step(
     fiber = state.fiber
     speed = (fiber.length - fiber.previous_length) / (dt * params.max_contraction_velocity)
     memory, excitation = condition.step(state.condition, excitation, fiber.length, speed, dt)
-    filtered, activation = activation_step(model, params, state, excitation, dt)
+    filtered, filter_memory, activation = activation_step(model, params, state, excitation, dt)
     s = model.settings
     fiber, out = fiber_step(
         model.tendons,
@@ -259,7 +260,7 @@ def excited_step(
         tendon_strain=out.tendon_strain,
         residual=out.residual,
     )
-    return NmsState(state.excitation_history, filtered, state.filtered, fiber, memory), output
+    return NmsState(state.excitation_history, filtered, filter_memory, fiber, memory), output
 
 
 def neuromuscular_step(

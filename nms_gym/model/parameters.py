@@ -39,7 +39,7 @@ class NmsParams(MuscleParams):
         prior_sd=0.4,
         share="all",
         free=True,
-        needs=("activation", ("second_order",)),
+        needs=("activation", ("second_order", "recursive")),
     )
     """s, ``(M,)``; first pole of the second-order filter"""
     filter_time_constant_2: Array = parameter(
@@ -50,7 +50,7 @@ class NmsParams(MuscleParams):
         bounds=(0.25, 4.0),
         prior_sd=0.4,
         share="all",
-        needs=("activation", ("second_order",)),
+        needs=("activation", ("second_order", "recursive")),
     )
     """s, ``(M,)``; second pole of the second-order filter"""
     activation_time_constant: Array = parameter(

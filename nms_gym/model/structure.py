@@ -31,6 +31,8 @@ class Settings:
     """at most so many for an elastic tendon; usually two or three do, and ``examples/benchmarks/stress.py`` never needs
     more than this"""
     activation: ActivationKind = "second_order"
+    """"recursive" is the second-order filter as CEINMS has it, up to a step earlier, so that it changes with the step:
+    that of CEINMS subjects' models, and of people saved before subject files of version 2"""
     max_delay: float = 0.15
     """s; the longest electromechanical delay that the excitation history can hold"""
     curves: Curves = dataclasses.field(default_factory=DeGrooteFregly2016)
@@ -39,7 +41,7 @@ class Settings:
         allowed = {
             "tendon": ("rigid", "elastic", "mixed"),
             "integrator": ("bdf2", "backward_euler"),
-            "activation": ("second_order", "first_order"),
+            "activation": ("second_order", "recursive", "first_order"),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:

@@ -439,8 +439,8 @@ def _draw_activation() -> bytes:
         return a, a
 
     def second(past: tuple[jax.Array, jax.Array], e: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        u = act.second_order_step(e, past[0], past[1], filter_1, filter_2, dt)
-        return (u, past[0]), u
+        past = act.second_order_step(e, *past, filter_1, filter_2, dt)
+        return past, past[0]
 
     zero = jnp.zeros(())
     panels = {"first order": (first, zero), "second order": (second, (zero, zero))}

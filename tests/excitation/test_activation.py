@@ -27,11 +27,7 @@ def scan(step, start, inputs):
 def filter_series(excitation, tau1, tau2, dt):
     """The second-order filter from rest at zero."""
     zero = jnp.zeros(excitation.shape[1])
-
-    def step(state, e):
-        return act.second_order_step(e, *state, tau1, tau2, dt), state[0]
-
-    return scan(step, (zero, zero), excitation)[0]
+    return scan(lambda state, e: act.second_order_step(e, *state, tau1, tau2, dt), (zero, zero), excitation)[0]
 
 
 def ceinms(excitation, c1, c2):
@@ -50,11 +46,14 @@ def ceinms(excitation, c1, c2):
 # ---- second-order filter ----
 
 
-def test_second_order_filter_is_the_ceinms_recursion():
+def test_recursive_filter_is_the_ceinms_recursion():
     e = np.random.default_rng(0).uniform(size=(300, 3))
     c1, c2 = np.array([-0.5, -0.03, -0.9]), np.array([-0.5, -0.7, -0.95])
     tau1, tau2 = (act.ceinms_time_constant(c, 0.001) for c in (c1, c2))
-    ours = filter_series(jnp.asarray(e), tau1, tau2, 0.001)
+    zero = jnp.zeros(3)
+    ours = scan(
+        lambda state, e: (act.recursive_step(e, *state, tau1, tau2, 0.001), state[0]), (zero, zero), jnp.asarray(e)
+    )[0]
     for m in range(3):
         np.testing.assert_allclose(ours[:, m], ceinms(e[:, m], c1[m], c2[m]), rtol=0, atol=1e-13)
 
@@ -69,33 +68,70 @@ def test_ceinms_coefficients_round_trip():
     assert float(act.ceinms_time_constant(-np.exp(-1.0), 0.001)) == pytest.approx(0.001, rel=1e-14)
 
 
-def test_response_does_not_change_with_the_sampling_rate():
-    """A held input of one: what 5 ms steps reach, 1 ms steps reach at the same instants, up to where a step begins."""
-    tau1, tau2 = jnp.asarray([0.020]), jnp.asarray([0.035])
-    coarse = np.asarray(filter_series(jnp.ones((80, 1)), tau1, tau2, 0.005))[:, 0]
-    fine = np.asarray(filter_series(jnp.ones((400, 1)), tau1, tau2, 0.001))[:, 0]
-    # Both poles see the step one sampling interval early each, the recursion's convention; compare with the exact
-    # continuous response at that shift.
-    for dt, response in ((0.005, coarse), (0.001, fine)):
-        n = np.arange(1, len(response) + 1)
-        p1, p2 = np.exp(-dt / 0.020), np.exp(-dt / 0.035)
-        exact = 1 - (p1 ** (n + 1) * (1 - p2) - p2 ** (n + 1) * (1 - p1)) / (p1 - p2)
-        np.testing.assert_allclose(response, exact, rtol=0, atol=1e-12)
-    # With the same time constants the two agree to the shift; CEINMS's fixed coefficients do not at all.
-    assert np.abs(coarse[1:] - fine[9::5][: len(coarse) - 1]).max() < 0.06
-    c1, c2 = -np.exp(-0.001 / 0.020), -np.exp(-0.001 / 0.035)
-    assert np.abs(ceinms(np.ones(79), c1, c2) - fine[9::5][: len(coarse) - 1]).max() > 0.5
-    # Settling time: where both reach 0.9.
-    assert abs(np.argmax(coarse > 0.9) * 0.005 - np.argmax(fine > 0.9) * 0.001) <= 0.0051
+LAGS = (0.020, 0.035)
 
 
-def test_equal_time_constants_are_critically_damped():
-    """Equal poles are no special case: unit gain, no overshoot, smooth gradient of both."""
-    response = np.asarray(filter_series(jnp.ones((400, 1)), jnp.asarray([0.02]), jnp.asarray([0.02]), DT))[:, 0]
-    n, p = np.arange(1, 401), np.exp(-DT / 0.02)
-    np.testing.assert_allclose(response, 1 - p**n * (1 + n * (1 - p)), rtol=0, atol=1e-12)
-    assert response[-1] == pytest.approx(1.0, abs=1e-12)
-    assert np.all(np.diff(response) > -1e-14)
+def smooth(t):
+    """Contractions at 2 Hz, from rest."""
+    return 0.5 - 0.5 * np.cos(4 * np.pi * np.maximum(t, 0.0))
+
+
+@pytest.mark.parametrize(("dt", "worst"), [(0.001, 6e-6), (0.002, 3e-5), (0.005, 1.5e-4), (0.010, 6e-4)])
+def test_response_does_not_change_with_the_step(dt, worst):
+    """Against two lags in series, solved by SciPy; the recursion is late or early by a step."""
+    t = dt * np.arange(1, round(1.0 / dt) + 1)
+
+    def rates(time, u):
+        return [(smooth(time) - u[0]) / LAGS[0], (u[0] - u[1]) / LAGS[1]]
+
+    exact = solve_ivp(rates, (0, 1.0), [0, 0], t_eval=t, rtol=1e-10, atol=1e-12).y[1]
+    taus = (jnp.asarray([tau]) for tau in LAGS)
+    ours = np.asarray(filter_series(jnp.asarray(smooth(t))[:, None], *taus, dt))[:, 0]
+    assert np.abs(ours - exact).max() < worst
+    recursive = ceinms(smooth(t), *(-np.exp(-dt / tau) for tau in LAGS))
+    assert np.abs(recursive - exact).max() > 3.5 * dt
+
+
+@pytest.mark.parametrize("dt", [0.001, 0.002, 0.005, 0.010, 0.05])
+@pytest.mark.parametrize("taus", [LAGS, (0.020, 0.020), (0.0014, 0.4)])
+def test_slow_signals_come_later_by_both_time_constants(dt, taus):
+    """After a start, a ramp is the same ramp, later by tau1 + tau2, at every step; a constant is itself."""
+    ramp = dt * jnp.arange(round(30 * max(taus) / dt) + 5)[:, None]
+    response = np.asarray(filter_series(ramp, *(jnp.asarray([tau]) for tau in taus), dt))
+    np.testing.assert_allclose(ramp[-3:] - response[-3:], sum(taus), rtol=1e-9)
+    held = act.second_order_step(jnp.full(1, 0.3), jnp.full(1, 0.3), jnp.full(1, 0.3), *taus, dt)
+    np.testing.assert_allclose(np.concatenate(held), 0.3, rtol=1e-14)
+
+
+def test_a_step_of_excitation_does_not_overshoot():
+    for tau1, tau2 in (LAGS, (0.020, 0.020), (0.001, 0.001)):
+        for dt in (0.001, 0.01, 0.1):
+            taus = jnp.asarray([tau1]), jnp.asarray([tau2])
+            response = np.asarray(filter_series(jnp.ones((2000, 1)), *taus, dt))[:, 0]
+            assert response[0] > 0
+            assert response[-1] == pytest.approx(1.0, abs=1e-12)
+            assert np.all(np.diff(response) > -1e-14)
+
+
+@pytest.mark.parametrize("dt", [1e-4, 0.0019, 0.0021, 0.005, 0.1])  # short steps have a series of their own
+def test_gradients_of_the_second_order_filter(dt):
+    """By excitation, both states and both time constants; float32 keeps five digits."""
+    at = [np.array([0.7]), np.array([0.2]), np.array([0.25]), np.array([0.020]), np.array([0.021])]
+
+    def total(*given):
+        result, memory = act.second_order_step(*given, dt)
+        return jnp.sum(result) + 0.3 * jnp.sum(memory)
+
+    slopes = jax.grad(total, argnums=tuple(range(5)))(*map(jnp.asarray, at))
+    for k, slope in enumerate(slopes):
+        h = 1e-6 * at[k]
+        up, down = (total(*(a + s * h * (i == k) for i, a in enumerate(at))) for s in (1, -1))
+        assert float(slope[0]) == pytest.approx(float(up - down) / (2 * h[0]), rel=1e-5, abs=1e-8)
+    short = [jnp.asarray(a, jnp.float32) for a in at]
+    assert float(total(*short)) == pytest.approx(float(total(*at)), rel=1e-5)
+    for a, b in zip(jax.grad(total, argnums=tuple(range(5)))(*short), slopes, strict=True):
+        assert a.dtype == jnp.float32
+        assert float(a[0]) == pytest.approx(float(b[0]), rel=1e-3, abs=1e-4)
 
 
 # ---- first-order dynamics ----
@@ -360,10 +396,14 @@ def test_gradients_at_special_excitations(dtype, e, a):
 
     def second(e, a):
         tau = jnp.asarray(0.02, e.dtype)
-        return act.second_order_step(e, a, a, tau, tau, DT)
+        return act.second_order_step(e, a, a, tau, tau, DT)[0]
+
+    def recursive(e, a):
+        tau = jnp.asarray(0.02, e.dtype)
+        return act.recursive_step(e, a, a, tau, tau, DT)
 
     h = 1e-6
-    for step in (first, second):
+    for step in (first, second, recursive):
         gradient = jax.grad(step, argnums=(0, 1))(jnp.asarray(e, dtype), jnp.asarray(a, dtype))
         for g, (by_e, by_a) in zip(gradient, ((h, 0.0), (0.0, h)), strict=True):
             up, down = (step(jnp.asarray(e + s * by_e), jnp.asarray(a + s * by_a)) for s in (1, -1))

@@ -187,7 +187,7 @@ def entry(record, kind, name):
 
 BAD_FILES = {
     "format": (lambda r: r.update(format="nms_gym.model"), "nms_gym.model.*save_subject"),
-    "newer": (lambda r: r.update(version=2), "version 2.*update nms-gym"),
+    "newer": (lambda r: r.update(version=3), "version 3.*update nms-gym"),
     "older": (lambda r: r.update(version=0), "version 0.*save the subject again"),
     "missing muscle": (
         lambda r: r["parameters"]["shape_factor"]["entries"].pop("psoas_r"), "shape_factor.*'psoas_r'"),
@@ -306,6 +306,16 @@ def test_names_and_paths_are_resolved(saved, tmp_path):
     if shipped:
         assert resolve_trial() == next(iter(shipped.values()))
         assert default_subject().synthetic
+
+
+def test_a_person_from_before_version_2_keeps_the_filter_it_was_fitted_with(tmp_path):
+    save_subject(tmp_path / "new.json", make_subject())
+    record = json.loads((tmp_path / "new.json").read_text(encoding="utf-8"))
+    assert record["settings"]["activation"] == "second_order"
+    (tmp_path / "old.json").write_text(json.dumps(record | {"version": 1}), encoding="utf-8")
+    old, new = (load_subject(tmp_path / f"{name}.json").model.settings for name in ("old", "new"))
+    assert (old.activation, new.activation) == ("recursive", "second_order")
+    assert dataclasses.replace(old, activation="second_order") == new
 
 
 def test_specific_tension_is_part_of_a_person(tmp_path):

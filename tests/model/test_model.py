@@ -183,14 +183,23 @@ def test_history_and_delay(stepped):
     np.testing.assert_allclose(got, driven @ np.asarray(model.channel_weights).T, rtol=0, atol=1e-6)
 
 
-def test_activation_is_the_recursion_by_hand(stepped):
-    """From the excitation that the model reports: CEINMS's recursion from rest, then Lloyd & Besier's exponential."""
-    _, params, _, expected, _ = stepped
+@pytest.mark.parametrize("kind", ["second_order", "recursive"])
+def test_activation_is_the_recursion_by_hand(kind):
+    """From the excitation that the model reports: CEINMS's recursion from rest, then Lloyd & Besier's exponential.
+
+    Fed with the part ``r`` of the last sample that makes up for what the recursion is early by, or with none of it.
+    """
+    model = arm(activation=kind)
+    params = person(model)
+    expected = predict(model, params, replay_of(model))
     e, a = np.asarray(expected.excitation), np.asarray(params.shape_factor)
-    c1, c2 = (-np.exp(-DT / np.asarray(t)) for t in (params.filter_time_constant_1, params.filter_time_constant_2))
-    u1 = u2 = e[0]
+    taus = [np.asarray(t) for t in (params.filter_time_constant_1, params.filter_time_constant_2)]
+    c1, c2 = (-np.exp(-DT / t) for t in taus)
+    r = sum(t / DT + c / (1 + c) for t, c in zip(taus, (c1, c2), strict=True)) if kind == "second_order" else 0.0
+    u1 = u2 = last = e[0]
     for now, activation in zip(e, np.asarray(expected.activation), strict=True):
-        u1, u2 = (1 + c1 + c2 + c1 * c2) * now - (c1 + c2) * u1 - c1 * c2 * u2, u1
+        fed, last = (1 - r) * now + r * last, now
+        u1, u2 = (1 + c1 + c2 + c1 * c2) * fed - (c1 + c2) * u1 - c1 * c2 * u2, u1
         np.testing.assert_allclose(activation, (np.exp(a * u1) - 1) / (np.exp(a) - 1), rtol=0, atol=1e-12)
 
 
