@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
 from calibration.excitations.assisted import Assistance, assist
@@ -67,6 +68,8 @@ def predict(
             output = predict_segment(subject.model, subject.params, segment)
         else:
             output = assist(subject.model, subject.params, segment, assistance).output
+        output = jax.tree.map(lambda x, counts=segment.scored: x[counts], output)
+        segment = segment.without_lead_in()
         if not np.isfinite(output.moments).all():
             raise InputError(f"trial {trial.name!r}: the predicted moments are not finite; check the recording's units")
         predictions.append(Prediction(trial.name, segment, output))

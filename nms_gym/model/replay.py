@@ -24,6 +24,10 @@ from nms_gym.model.structure import NmsModel
 from nms_gym.muscle.geometry import check_domain, lengths_and_moment_arms
 from nms_gym.recording.trial import Trial
 
+# Before a recording's first sample, muscles come from standstill to their velocity there with this time constant, s. A
+# fiber forgets how it was started in about as long, and no muscle gets far in it.
+SET_OUT = 0.03
+
 _paths_over_time = jax.jit(jax.vmap(lengths_and_moment_arms, in_axes=(None, 0)))
 
 
@@ -134,7 +138,8 @@ class Segment:
     time: np.ndarray
     """(T,) s, of the recording"""
     scored: np.ndarray
-    """(T,) bool; False in the lead-in, where the model forgets how it was started"""
+    """(T,) bool; False in the lead-in, where the model forgets how it was started, and where, before the recording's
+    first sample of motion, ``measured`` and angles repeat their first row"""
     measured: np.ndarray | None
     """(T, K) N·m, rows of ``replay.coordinates``; None where the recording has no moments"""
     angles: np.ndarray | None = None
@@ -154,6 +159,18 @@ class Segment:
         """Joints whose moments are compared."""
         return self.replay.coordinates
 
+    def without_lead_in(self) -> Segment:
+        """From the first sample that counts on. What came before is gone but for the EMG that a delay looks back to."""
+        first = int(np.argmax(self.scored))
+        replay = self.replay
+        motion = {name: getattr(replay, name)[first:] for name in ("lengths", "velocities", "moment_arms")}
+        over_time = {name: getattr(self, name) for name in ("time", "scored", "measured", "angles", "q", "qd")}
+        return dataclasses.replace(
+            self,
+            replay=dataclasses.replace(replay, excitations=replay.excitations[first:], **motion),
+            **{name: None if value is None else value[first:] for name, value in over_time.items()},
+        )
+
 
 def make_segment(
     model: NmsModel,
@@ -167,6 +184,10 @@ def make_segment(
     name: str | None = None,
 ) -> Segment:
     """Cut ``[start, stop]`` out of a recording, with up to ``lead_in`` seconds before it to settle in.
+
+    The lead-in reaches back as far as the EMG does, so that activation and fibers are not started from rest in the
+    midst of a contraction. Before the first sample of motion, muscles are where it begins, set in motion over
+    ``SET_OUT``.
 
     Musculotendon lengths and moment arms come from the recording's own tables where it has them, else from the model's
     paths. The excitation history reaches back before the motion as far as the EMG does, and holds its first sample
@@ -205,12 +226,15 @@ def make_segment(
             f"trial {trial.name!r}: window {begin:g} to {end:g} s holds {i1 - i0 + 1} samples of {dt:g} s; "
             "at least 5 are needed: widen it"
         )
-    i_lead = max(i0 - max(math.ceil(lead_in / dt - 1e-9), 0), 0)
-    rows = slice(i_lead, i1 + 1)
-    time = trial.time[rows]
+    settling = max(math.ceil(lead_in / dt - 1e-9), 0)
+    i_lead = max(i0 - settling, 0)
+    held = min(max(settling - i0, 0), max(math.floor((first - float(trial.emg_time[0])) / dt + 1e-6), 0))
+    rows = np.concatenate([np.zeros(held, int), np.arange(i_lead, i1 + 1)])
+    time = np.concatenate([first - dt * np.arange(held, 0, -1), trial.time[i_lead : i1 + 1]])
 
     chosen = _coordinates(model, trial, coordinates)
     lengths, velocities, arms = _kinematics(model, trial, chosen, rows)
+    lengths, velocities = _set_in_motion(lengths, velocities, first - time[:held])
     measured = None
     if trial.moments is not None and set(chosen) <= set(trial.moment_coordinates):
         measured = trial.moments[rows][:, [trial.moment_coordinates.index(c) for c in chosen]]
@@ -229,7 +253,7 @@ def make_segment(
         name=name or f"{trial.name} {begin:.2f}-{end:.2f} s",
         replay=replay,
         time=time,
-        scored=np.arange(i_lead, i1 + 1) >= i0,
+        scored=time > trial.time[i0] - 0.5 * dt,
         measured=measured,
         angles=_angles(model, trial, rows),
         channels=model.channels,
@@ -239,7 +263,18 @@ def make_segment(
     )
 
 
-def _angles(model: NmsModel, trial: Trial, rows: slice) -> np.ndarray | None:
+def _set_in_motion(lengths: np.ndarray, velocities: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths and velocities (T, M) whose first rows, copies of the first sample of motion, are ``before`` it, s."""
+    held = len(before)
+    fading = np.exp(-before / SET_OUT)[:, None]
+    way = SET_OUT * (1.0 - fading) * velocities[:held]
+    return (
+        np.concatenate([lengths[:held] - way, lengths[held:]]),
+        np.concatenate([velocities[:held] * fading, velocities[held:]]),
+    )
+
+
+def _angles(model: NmsModel, trial: Trial, rows: np.ndarray) -> np.ndarray | None:
     if model.paths is None or not set(model.paths.coordinates) <= set(trial.coordinates):
         return None
     return trial.q[rows][:, [trial.coordinates.index(c) for c in model.paths.coordinates]]
@@ -263,7 +298,7 @@ def _has_tables(trial: Trial) -> bool:
 
 
 def _kinematics(
-    model: NmsModel, trial: Trial, coordinates: tuple[str, ...], rows: slice
+    model: NmsModel, trial: Trial, coordinates: tuple[str, ...], rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lengths (T, M), velocities (T, M) and moment arms (T, K, M) of the rows."""
     if _has_tables(trial):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
-from models import ARM, arm_model
+from models import ARM, arm_model, arm_params
 
 from nms_gym.errors import InputError
-from nms_gym.model.replay import make_segment, padded, replay_history
+from nms_gym.model.replay import make_segment, padded, predict_moments, replay_history
 from nms_gym.recording.trial import Trial
 
 SHOULDER, ELBOW = ARM.coordinates
@@ -66,10 +67,29 @@ def test_window_and_lead_in():
     assert segment.coordinates == ARM.coordinates
     assert segment.name == "reach 5.50-6.00 s"
     assert float(segment.replay.dt) == pytest.approx(DT)
-    # No more lead-in than was recorded.
+    # Before the motion, as far back as the EMG goes, muscles set out from standstill.
     early = make_segment(MODEL, recording(), start=5.05, stop=5.5, lead_in=0.2)
-    assert early.time[0] == pytest.approx(5.0)
+    np.testing.assert_allclose(early.time, 4.85 + DT * np.arange(66), atol=1e-12)
     assert early.scored.sum() == 46
+    moving = make_segment(MODEL, recording(), start=5.05, stop=5.5, lead_in=0.05)
+    for name in ("lengths", "velocities", "moment_arms"):
+        np.testing.assert_array_equal(getattr(early.replay, name)[15:], getattr(moving.replay, name))
+    assert np.abs(early.replay.velocities[0]).max() < 0.01 * np.abs(moving.replay.velocities[0]).max()
+    np.testing.assert_allclose(
+        early.replay.velocities[0:15],
+        np.exp(-(0.15 - DT * np.arange(15))[:, None] / 0.03) * moving.replay.velocities[:1],
+    )
+    rate = np.gradient(early.replay.lengths[:16], DT, axis=0)[1:-1]
+    assert np.abs(rate - early.replay.velocities[1:15]).max() < 0.03 * np.abs(rate).max()
+    np.testing.assert_array_equal(early.measured[:16], np.tile(moving.measured[:1], (16, 1)))
+    np.testing.assert_array_equal(early.angles[15:], moving.angles)
+    counted = early.without_lead_in()
+    np.testing.assert_array_equal(counted.time, early.time[20:])
+    assert counted.scored.all()
+    np.testing.assert_array_equal(counted.replay.excitations, early.replay.excitations[20:])
+    trial = recording()
+    late = dataclasses.replace(trial, emg_time=trial.emg_time[191:], emg=trial.emg[191:])  # from 4.955 s
+    assert make_segment(MODEL, late, lead_in=0.2).time[0] == pytest.approx(4.96)
     whole = make_segment(MODEL, recording(), lead_in=0.0)
     assert len(whole.time) == 201
     assert whole.scored.all()
@@ -77,7 +97,7 @@ def test_window_and_lead_in():
 
 def test_history_reaches_back_before_the_motion():
     """EMG recorded before the first sample of motion is used; before its own first sample, that is held."""
-    segment = make_segment(MODEL, recording())
+    segment = make_segment(MODEL, recording(), lead_in=0.0)
     times = segment.time[0] + DT * np.arange(1 - HISTORY, len(segment.time))
     assert segment.replay.excitations.shape == (HISTORY - 1 + 201, 2)
     np.testing.assert_allclose(segment.replay.excitations, envelope(times), rtol=0, atol=1e-12)
@@ -86,8 +106,43 @@ def test_history_reaches_back_before_the_motion():
 
     trial = recording()
     late = dataclasses.replace(trial, emg_time=trial.emg_time[190:], emg=trial.emg[190:])  # from 4.95 s
-    held = make_segment(MODEL, late).replay.excitations
+    held = make_segment(MODEL, late, lead_in=0.0).replay.excitations
     np.testing.assert_allclose(held, envelope(np.maximum(times, 4.95)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("tendon", ["elastic", "rigid"])
+def test_emg_before_the_motion_warms_up(tendon):
+    """EMG that starts 0.3 s before the motion: from a still posture, as if the recording itself had begun with it; and
+    in the midst of a motion, near to what a recording of all of it gives, where a start from rest is not."""
+    model = dataclasses.replace(MODEL, settings=dataclasses.replace(MODEL.settings, tendon=tendon))
+    params = arm_params(model, filter_time_constant_1=0.05, filter_time_constant_2=0.05)
+    predict = jax.jit(predict_moments)
+
+    def bursts(time, slow):
+        t = time - 5.0
+        emg_time = 0.005 * np.arange(round((t[-1] + 0.4) / 0.005)) - 0.3
+        q, qd = angles(5.0 + slow(t))
+        emg = np.column_stack([0.5 + 0.45 * np.sin(12 * emg_time), 0.3 + 0.25 * np.cos(9 * emg_time)])
+        qd = qd * np.gradient(slow(t), DT)[:, None]
+        return recording(
+            time=time, q=q, qd=qd, moments=np.zeros_like(q), emg_time=5.0 + emg_time, emg=emg, channels=CHANNELS
+        )
+
+    def moments(trial, lead_in=0.2):
+        segment = make_segment(model, trial, start=5.0, lead_in=lead_in)
+        return np.asarray(predict(model, params, segment.replay).moments)[segment.scored]
+
+    time = DT * np.arange(-20, 61) + 5.0
+    held = bursts(time, lambda t: np.maximum(t, 0.0))
+    held.qd[:21] = 0.0
+    cut = dataclasses.replace(held, time=time[20:], q=held.q[20:], qd=held.qd[20:], moments=held.moments[20:])
+    np.testing.assert_allclose(moments(cut), moments(held), rtol=0, atol=1e-9)
+    moving = bursts(time, lambda t: t)
+    late = dataclasses.replace(moving, time=time[20:], q=moving.q[20:], qd=moving.qd[20:], moments=moving.moments[20:])
+    true = moments(moving)
+    warm, cold = (np.abs(moments(late, lead_in) - true).max() for lead_in in (0.2, 0.0))
+    print(f"{tendon}: largest error of a moment, warmed up {warm:.2f}, started at rest {cold:.2f} N·m")
+    assert warm < 0.15 * cold
 
 
 def test_envelopes_between_samples_never_go_negative():
@@ -144,7 +199,7 @@ def test_tables_of_the_recording_win_over_paths():
 
 def test_paths_give_lengths_velocities_and_moment_arms():
     """Velocities and moment arms against differences of the lengths."""
-    segment = make_segment(MODEL, recording())
+    segment = make_segment(MODEL, recording(), lead_in=0.0)
     lengths = segment.replay.lengths
     assert lengths.dtype == np.float64
     assert np.all((lengths > 0.05) & (lengths < 0.6))
