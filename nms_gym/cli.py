@@ -277,39 +277,49 @@ def calibrate_ceinms(
     weight: Annotated[
         float, typer.Option(help="Of the objective beside the prior: 1e6 finds the least, 3e3 stays near the subject.")
     ] = 1e6,
+    held_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--held-out",
+            help="Score this trial too, but do not fit it: a trial of the calibration file, or another inputData file. "
+            "Give it again for more.",
+        ),
+    ] = None,
+    scores: Annotated[Path | None, typer.Option(help="Write the scores to this .json file.")] = None,
 ) -> None:
     """Calibrate what a CEINMS calibration file describes, and write the subject in CEINMS's own format.
 
-    Prints CEINMS's objective f before and after, computed with CEINMS's own equations.
+    Prints CEINMS's objective f, RMSE and R2 before and after, on fitted and held-out trials, computed with CEINMS's own
+    equations.
     """
     from calibration.ceinms.calibrate import calibrate_ceinms as run
-    from calibration.ceinms.calibrate import score_ceinms
+    from calibration.ceinms.calibrate import divide_trials, score_trials
     from calibration.fitting import Status
+    from calibration.report.write import write_metrics
     from nms_gym.files.ceinms import write_ceinms_subject
-    from nms_gym.recording.ceinms import (
-        load_ceinms_trial,
-        read_ceinms_excitations,
-        read_ceinms_subject,
-        read_ceinms_trial,
-    )
+    from nms_gym.recording.ceinms import read_ceinms_excitations, read_ceinms_subject
     from nms_gym.recording.ceinms_calibration import read_ceinms_calibration
 
     began = time.perf_counter()
     subject, generator = read_ceinms_subject(subject_file), read_ceinms_excitations(excitations)
     _say("calibrating; compiling takes most of it")
     asked = read_ceinms_calibration(calibration)
-    recordings = [load_ceinms_trial(read_ceinms_trial(t), subject, generator) for t in asked.trials]
-    options: Any = {"model": model, "starts": starts, "weight": weight, "recordings": recordings}
+    recordings, unseen = divide_trials(asked, subject, generator, held_out or ())
+    options: Any = {"model": model, "starts": starts, "weight": weight}
+    options |= {"recordings": recordings, "held_out": unseen}
     fitted = run(asked, subject, generator, **options)
     if fitted.status is Status.NOT_FINITE:
         raise InputError(f"{calibration}: {fitted.status.value}; nothing was written")
     write_ceinms_subject(output, fitted.subject, calibration=calibration.name)
-    for trial in recordings:
-        for label, person in (("uncalibrated", subject), ("calibrated", fitted.subject)):
-            score = score_ceinms(person, generator, trial, asked.tendon, asked.path)
-            errors = ", ".join(f"{dof} {rmse:.2f}" for dof, rmse in score.rmse.items())
-            console.print(f"  {trial.name}, {label}: f = {score.objective:.4f}; RMSE N·m: {errors}", markup=False)
-    _done([output], began)
+    people = {"uncalibrated": subject, "calibrated": fitted.subject}
+    found = fitted.scores or score_trials(people, generator, recordings, unseen, asked.tendon, asked.path)
+    for one in found:
+        errors = ", ".join(f"{joint.coordinate} {joint.rmse:.2f} ({joint.r2:.3f})" for joint in one.score.joints)
+        where = f"{one.trial}{', held out' if one.held_out else ''}, {one.person}"
+        console.print(f"  {where}: f = {one.score.objective:.4f}; RMSE N·m (R2): {errors}", markup=False)
+    if scores is not None:
+        write_metrics(scores, [row for one in found for row in one.rows()])
+    _done([output] if scores is None else [output, scores], began)
 
 
 @app.command()

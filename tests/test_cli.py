@@ -678,9 +678,21 @@ def test_calibrate_ceinms(tmp_path, data):
     """From CEINMS's files to a CEINMS subject, with its objective far below the uncalibrated one's 50.09."""
     folder = data("ceinms_format_example")
     files = (folder / f"{name}.xml" for name in ("calibration_stiff", "uncalibrated", "excitationGenerator"))
-    ran = run("calibrate-ceinms", *files, "-o", tmp_path / "mine.xml")
+    again = folder / "calib" / "trial.xml"
+    (tmp_path / "next").mkdir()
+    text = re.sub(r">(\w+\.sto)<", rf">{again.parent}/\1<", again.read_text())
+    (tmp_path / "next" / "trial.xml").write_text(text)
+    unseen = ("--held-out", tmp_path / "next" / "trial.xml", "--scores", tmp_path / "scores.json")
+    ran = run("calibrate-ceinms", *files, "-o", tmp_path / "mine.xml", *unseen)
     assert (ran.code, ran.err) == (0, "")
     found = [float(x) for x in re.findall(r"f = ([\d.]+)", ran.out)]
+    assert found[:2] == found[2:]  # the held-out trial is the fitted one once more
+    assert "next, held out, calibrated: f = " in ran.out
+    rows = json.loads((tmp_path / "scores.json").read_text())["rows"]
+    assert [(r["segment"], r["split"], r["set"]) for r in rows[2:6:2]] == [
+        ("calib", "train", "calibrated"),
+        ("next", "held-out", "uncalibrated"),
+    ]
     assert found[0] == pytest.approx(50.091, abs=1e-3)
     assert found[1] < 0.15
     mine, start = (read_ceinms_subject(p) for p in (tmp_path / "mine.xml", folder / "uncalibrated.xml"))

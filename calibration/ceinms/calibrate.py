@@ -11,6 +11,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -37,6 +38,7 @@ from calibration.problem import Free, Layout, Penalties, Problem, make_layout, p
 from calibration.residuals import Quadratic
 from calibration.solvers import levenberg_marquardt
 from calibration.solvers.levenberg_marquardt import Search
+from calibration.validation import Metrics, compare
 from nms_gym._pytree import replace
 from nms_gym.errors import InputError, listed, near
 from nms_gym.files.ceinms import calibrated_ceinms_subject, ceinms_model
@@ -214,6 +216,7 @@ class CeinmsFit:
         all_z: (starts, P).
         costs: (starts,) CEINMS's f with the barrier instead of the penalty (model "ceinms"), or the cost of ``fit``.
         history: (iterations, starts) of the same.
+        scores: of the trials fitted and held out, where some were; see ``score_trials``.
     """
 
     subject: CeinmsSubject
@@ -226,6 +229,7 @@ class CeinmsFit:
     all_z: np.ndarray
     costs: np.ndarray
     history: np.ndarray
+    scores: tuple[TrialScore, ...] = ()
 
 
 def calibrate_ceinms(
@@ -240,6 +244,7 @@ def calibrate_ceinms(
     weight: float = LAST_WEIGHT,
     penalties: Penalties = WEAK,
     recordings: Sequence[Trial] | None = None,
+    held_out: Sequence[Trial | str | os.PathLike[str]] = (),
 ) -> CeinmsFit:
     """Calibrate what a CEINMS calibration file says, on the trials that it names. In float64, whatever JAX's setting.
 
@@ -256,6 +261,8 @@ def calibrate_ceinms(
         weight: of f beside the prior, at the end. 1e6 finds the least f, 1e3 stays near the subject.
         penalties: of the problem, for "nms_gym".
         recordings: instead of the trials that the file names.
+        held_out: trials to score beside the fitted ones, see ``divide_trials``; one of those to fit is left out of the
+            fit.
 
     Raises:
         InputError: an unknown model, no start or iteration, or files that do not fit together.
@@ -275,9 +282,9 @@ def calibrate_ceinms(
         raise InputError(
             f"{calibration.path}: activation {calibration.activation!r}; only 'exponential' can be computed"
         )
-    if recordings is None:
-        recordings = [load_ceinms_trial(read_ceinms_trial(t), subject, excitations) for t in calibration.trials]
-    result = None
+    recordings, unseen = divide_trials(calibration, subject, excitations, held_out, recordings)
+    _emg_step([*recordings, *unseen])
+    start, result = subject, None
     for i, step in enumerate(calibration.steps):
         problem = ceinms_problem(calibration, subject, excitations, recordings, step=i, penalties=penalties)
         layout, dt = make_layout(problem), _emg_step(recordings)
@@ -303,7 +310,69 @@ def calibrate_ceinms(
         if status is Status.NOT_FINITE:
             break
     assert result is not None  # the reader lets no file without steps through
-    return result
+    if not unseen or result.status is Status.NOT_FINITE:
+        return result
+    people = {"uncalibrated": start, "calibrated": result.subject}
+    scores = score_trials(people, excitations, recordings, unseen, calibration.tendon, calibration.path)
+    return replace(result, scores=scores)
+
+
+def divide_trials(
+    calibration: CeinmsCalibration,
+    subject: CeinmsSubject,
+    excitations: CeinmsExcitations,
+    held_out: Sequence[Trial | str | os.PathLike[str]] = (),
+    recordings: Sequence[Trial] | None = None,
+) -> tuple[tuple[Trial, ...], tuple[Trial, ...]]:
+    """The trials to fit and those held out.
+
+    Args:
+        calibration: whose trials are fitted.
+        subject: whose muscles and joints are wanted.
+        excitations: the excitation generator.
+        held_out: recordings; names of trials that the calibration has (that of their folder, or the file as it is named
+            there), which are then not fitted; or ``inputData`` files, found from here or from the calibration file.
+        recordings: instead of the trials that the file names; ``held_out`` may name these.
+
+    Raises:
+        InputError: a name that is no trial and no file, or of several; nothing is left to fit.
+    """
+
+    def load(file: Path) -> Trial:
+        return load_ceinms_trial(read_ceinms_trial(file), subject, excitations)
+
+    home = Path(calibration.path).parent
+    fitted: dict[Any, Path | Trial]
+    if recordings is None:
+        fitted = {t.resolve(): t for t in calibration.trials}
+        names = [(t.resolve().parent.name, t.name, str(t), os.path.relpath(t, home)) for t in calibration.trials]
+    else:
+        fitted = dict(enumerate(recordings))
+        names = [(t.name,) for t in recordings]
+    unseen: list[Path | Trial] = []
+    for wanted in held_out:
+        if isinstance(wanted, Trial):
+            unseen.append(wanted)
+            continue
+        found = [key for key, known in zip(fitted, names, strict=True) if str(wanted) in known]
+        if len(found) > 1:
+            raise InputError(
+                f"held-out trial {str(wanted)!r}: {len(found)} trials have this name; give the file's path"
+            )
+        files = [path for path in (Path(wanted), home / wanted) if path.is_file()]
+        if not found and files and files[0].resolve() in fitted:
+            found = [files[0].resolve()]
+        if not (found or files):
+            advice = near(str(wanted), [name[0] for name in names])
+            raise InputError(f"held-out trial {str(wanted)!r} is no file and no trial of {calibration.path}; {advice}")
+        unseen.append(fitted[found[0]] if found else files[0])
+    left = [trial for trial in fitted.values() if not any(trial is other for other in unseen)]
+    if not left:
+        raise InputError(
+            f"{calibration.path}: nothing to calibrate on: no trial that is not held out; give at least one"
+        )
+    seen, rest = (tuple(t if isinstance(t, Trial) else load(t) for t in trials) for trials in (left, unseen))
+    return seen, rest
 
 
 def _status(history: np.ndarray, z: np.ndarray) -> Status:
@@ -465,19 +534,63 @@ _objective = jax.jit(
 
 @dataclass(frozen=True)
 class CeinmsScore:
-    """What CEINMS would say of a subject: f with its jumps, and the root mean square error of each joint, N·m."""
+    """What CEINMS would say of a subject on a trial: f with its jumps, and how each joint's torque agrees."""
 
     objective: float
-    rmse: Mapping[str, float]
+    joints: tuple[Metrics, ...]
+
+    @property
+    def rmse(self) -> Mapping[str, float]:
+        """Joint -> root mean square error, N·m."""
+        return {joint.coordinate: joint.rmse for joint in self.joints}
+
+    @property
+    def r2(self) -> Mapping[str, float]:
+        """Joint -> 1 - squared error over variance."""
+        return {joint.coordinate: joint.r2 for joint in self.joints}
+
+
+@dataclass(frozen=True)
+class TrialScore:
+    """A subject on a trial, by CEINMS's own model."""
+
+    trial: str
+    held_out: bool
+    person: str
+    """"uncalibrated" or "calibrated\""""
+    score: CeinmsScore
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row of metrics per joint, as calibrations of ours have them."""
+        split = "held-out" if self.held_out else "train"
+        labels = {"set": self.person, "split": split, "segment": self.trial, "objective": self.score.objective}
+        return [joint.row(**labels) for joint in self.score.joints]
+
+
+def score_trials(
+    people: Mapping[str, CeinmsSubject],
+    excitations: CeinmsExcitations,
+    fitted: Sequence[Trial],
+    held_out: Sequence[Trial],
+    tendon: str,
+    path: str = "calibration",
+) -> tuple[TrialScore, ...]:
+    """``score_ceinms`` of subjects by name ("uncalibrated", "calibrated") on the trials fitted, then those held out."""
+    return tuple(
+        TrialScore(trial.name, unseen, person, score_ceinms(subject, excitations, trial, tendon, path))
+        for unseen, trials in ((False, fitted), (True, held_out))
+        for trial in trials
+        for person, subject in people.items()
+    )
 
 
 def score_ceinms(
     subject: CeinmsSubject, excitations: CeinmsExcitations, recording: Trial, tendon: str, path: str = "calibration"
 ) -> CeinmsScore:
-    """f and errors of a subject on one trial by CEINMS's own model; ``tendon`` as in calibration files."""
+    """f and agreement of a subject on one trial by CEINMS's own model; ``tendon`` as in calibration files."""
     model = ceinms_structure(subject, tendon, path)
     frames = make_frames(recording, subject, excitations)
     with jax.enable_x64(True):
         f, out = _objective(model, subject_params(subject), frames)
-        error = np.asarray(out.moments) - np.asarray(frames.measured)
-    return CeinmsScore(float(f), dict(zip(subject.dofs, np.sqrt(np.mean(error**2, axis=0)).tolist(), strict=True)))
+        predicted, measured = np.asarray(out.moments).T, np.asarray(frames.measured).T
+    return CeinmsScore(float(f), tuple(map(compare, subject.dofs, predicted, measured)))

@@ -11,7 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calibration.ceinms.calibrate import calibrate_ceinms, ceinms_problem, make_ceinms_quadratic, score_ceinms
+from calibration.ceinms.calibrate import (
+    calibrate_ceinms,
+    ceinms_problem,
+    divide_trials,
+    make_ceinms_quadratic,
+    score_ceinms,
+)
 from calibration.ceinms.model import (
     KINDS,
     NO_ROOT_PENALTY,
@@ -295,6 +301,61 @@ def test_a_calibration(example, tmp_path):
     _, params = ceinms_model(again, example.excitations, dt=DT, tendon="rigid")
     np.testing.assert_allclose(params.filter_time_constant_1, fit.params.filter_time_constant_1, rtol=1e-10)
     np.testing.assert_allclose(params.max_isometric_force, fit.params.max_isometric_force, rtol=1e-12)
+
+
+def test_held_out_trials(example, tmp_path):
+    """Half of the stride is fitted, half is not: named in the setup, left out of the fit, and scored beside it."""
+    source = example.folder / "calib"
+    text = (source / "trial.xml").read_text()
+    for name in ("lmt", "emg", "id", "ma_knee_angle_r", "ma_ankle_angle_r"):
+        text = text.replace(f"{name}.sto", str(source / f"{name}.sto"))
+    begin, end = example.trial.time[[0, -1]]
+    middle = 0.5 * (begin + end)
+    halves = {"first": (begin, middle), "second": (middle, end)}
+    for name, (start, stop) in halves.items():
+        (tmp_path / name).mkdir()
+        window = f"<startStopTime>{start} {stop}</startStopTime></inputData>"
+        (tmp_path / name / "trial.xml").write_text(text.replace("</inputData>", window))
+    setup = (example.folder / "calibration_stiff.xml").read_text()
+    setup = setup.replace("calib/trial.xml", "first/trial.xml second/trial.xml")
+    (tmp_path / "calibration.xml").write_text(setup)
+    asked = read_ceinms_calibration(tmp_path / "calibration.xml")
+    given = (asked, example.subject, example.excitations)
+    fit = calibrate_ceinms(*given, iterations=25, held_out=["second"])
+    found = {(s.trial, s.person): s for s in fit.scores}
+    assert [(*key, s.held_out) for key, s in found.items()] == [
+        ("first", "uncalibrated", False),
+        ("first", "calibrated", False),
+        ("second", "uncalibrated", True),
+        ("second", "calibrated", True),
+    ]
+    # As if the file had the first trial only.
+    first, second = divide_trials(*given, [tmp_path / "second" / "trial.xml"])
+    assert [t.name for t in (*first, *second)] == ["first", "second"]
+    alone = calibrate_ceinms(*given, iterations=25, recordings=first)
+    np.testing.assert_array_equal(alone.z, fit.z)
+    assert alone.scores == ()
+    by_name = divide_trials(*given, ["second"], recordings=[*first, *second])
+    assert by_name == (first, second)
+    # The scores, from the moments.
+    frames = make_frames(second[0], example.subject, example.excitations)
+    moments = np.asarray(forward(structure(example, "stiff"), subject_params(fit.subject), frames).moments)
+    error, measured = moments - second[0].moments, second[0].moments
+    calibrated = found["second", "calibrated"]
+    np.testing.assert_allclose(list(calibrated.score.rmse.values()), np.sqrt(np.mean(error**2, axis=0)), rtol=1e-9)
+    explained = 1 - np.mean(error**2, axis=0) / measured.var(axis=0)
+    np.testing.assert_allclose(list(calibrated.score.r2.values()), explained, rtol=1e-9)
+    assert calibrated.score.objective < found["second", "uncalibrated"].score.objective
+    (row, _) = calibrated.rows()
+    assert (row["set"], row["split"], row["segment"]) == ("calibrated", "held-out", "second")
+    assert row["rmse"] == calibrated.score.rmse[row["coordinate"]]
+    for wrong, message in (
+        (["secnd"], "held-out trial 'secnd' is no file and no trial of .*did you mean 'second'"),
+        (["trial.xml"], "2 trials have this name"),
+        (["first", "second"], "no trial that is not held out"),
+    ):
+        with pytest.raises(InputError, match=message):
+            divide_trials(*given, wrong)
 
 
 def test_a_shape_factor_of_zero(example, tmp_path):
