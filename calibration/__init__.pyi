@@ -23,7 +23,9 @@ from .study.emg import EmgRecipe as EmgRecipe
 from .study.options import SolverOptions as SolverOptions
 from .study.passive import PassiveRecording as PassiveRecording
 from .study.predict import Prediction as Prediction
+from .study.predict import Scored as Scored
 from .study.predict import predict as predict
+from .study.predict import score as score
 from .study.read import read_study as read_study
 from .study.results import write_predictions as write_predictions
 from .study.results import write_results as write_results

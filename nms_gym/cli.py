@@ -394,7 +394,8 @@ def predict(
         scored = score(subject, study, people=_people_beside(subject_file, subject), say=_say)
     predictions = run(subject, recordings, assistance=Assistance() if assisted else None, say=_say)
     own = subject.calibration.get("emg_reference")
-    reference = "; ".join(dict.fromkeys(references)) + (f" (person: {own})" if own else "")
+    reference = "; ".join(dict.fromkeys(references))
+    reference += f" (person: {own})" if own and own != reference else ""
     written, rows = write_predictions(
         folder, subject, predictions, names=wanted, file_format=file_format, emg_reference=reference, scored=scored
     )
@@ -763,14 +764,22 @@ def _range_lines(checks: Sequence[RangeCheck]) -> None:
         table.add_column(name, justify="right")
     for check in checks:
         for d in check.departures.leaving if check.departures is not None else ():
-            of = "× its largest" if d.quantity == "emg" else "× its width"
+            of = "largest" if d.quantity == "emg" else "width"
+            beyond = f"{d.excess:.2f} × its {of}" if d.excess else "seen, but rarely"
             label = f"{check.split}: {check.label}" if check.split == "held-out" else check.label
-            cells = (label, f"{d.quantity} of {d.name}", f"{100 * d.outside:.0f} %", f"{d.excess:.2f} {of}")
+            cells = (label, f"{d.quantity} of {d.name}", f"{100 * d.outside:.0f} %", beyond)
             table.add_row(*(escape(cell) for cell in cells))
     if table.row_count:
         console.print(table)
     elif all(check.departures is not None for check in checks):
         console.print("  everything within the trained range")
+    known = [check.departures for check in checks if check.departures is not None]
+    for text, names in (
+        ("without a trained range", [n for d in known for n in d.not_trained]),
+        ("trained on, but not recorded", [n for d in known for n in d.not_recorded]),
+    ):
+        if names:
+            console.print(f"  {text}: {listed(dict.fromkeys(names), 50)}", markup=False)
     for check in checks:
         if check.saturating:
             muscles = ", ".join(f"{muscle} {100 * part:.0f} %" for muscle, part in check.saturating.items())

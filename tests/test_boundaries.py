@@ -260,9 +260,9 @@ PUBLIC = {
     """,
     "calibration": """
         Assistance CalibrationResult DEFAULT_FREE EmgRecipe Free Outcome PassiveRecording Penalties Posterior
-        Prediction Problem Progress SolverOptions Status Study Synergies SynergyPlan ValidationPlan
+        Prediction Problem Progress Scored SolverOptions Status Study Synergies SynergyPlan ValidationPlan
         add_synergies assist bands calibrate calibrate_ceinms compare cross_validate default_free fit fit_cohort
-        identifiability intervals laplace make_study predict read_study sample tabulate write_predictions
+        identifiability intervals laplace make_study predict read_study sample score tabulate write_predictions
         write_results
     """,
 }

@@ -304,6 +304,10 @@ def test_predict_says_what_leaves_the_trained_range(calibrated, tmp_path):
     assert re.search(r"loud +emg of biceps +\d+ % +1.00 × its largest", ran.out)
     assert "angle of" not in ran.out
     old = json.loads(person.read_text())
+    del old["trained_range"]["emg"]["biceps"]
+    (tmp_path / "other.json").write_text(json.dumps(old))
+    ran = run("predict", tmp_path / "other.json", tmp_path / "loud.npz", "-o", tmp_path / "other")
+    assert "without a trained range: 'biceps'" in ran.out
     del old["trained_range"]
     (tmp_path / "old.json").write_text(json.dumps(old))
     ran = run("predict", tmp_path / "old.json", tmp_path / "loud.npz", "-o", tmp_path / "old")

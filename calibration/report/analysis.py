@@ -64,9 +64,16 @@ def analysis_tables(analysis: Analysis) -> dict[str, Any]:
             for i in analysis.intervals
         ],
         "coverage": [
-            {"set": s.label, "held_out": s.held_out, "joint": joint_name(c), "inside": percent(part)}
+            {
+                "set": s.label,
+                "held_out": s.held_out,
+                "joint": joint_name(row["coordinate"]),
+                "inside": percent(row["coverage"]),
+                "half_width": number(row["half_width"], 1),
+            }
             for s in analysis.bands
-            for c, part in s.coverage.items()
+            for row in s.rows()
+            if row["coverage"] is not None
         ],
         "residuals": [
             {
