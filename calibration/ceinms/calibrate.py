@@ -8,6 +8,7 @@ Gauss-Newton steps (``levenberg_marquardt``) do what takes annealing 140,000 eva
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -176,13 +177,13 @@ def _ceinms_value(name: str, muscle: Any) -> float:
 
 # ---------------------------------------------------------------------------------------------- calibration
 
-# Iterations of one start with a stiff and with an elastic tendon, and how much a unit of f counts beside the prior:
-# from a regularised to an almost free fit. A strong prior first brings every start into one valley.
+# Least iterations of one start with a stiff and with an elastic tendon, and how much a unit of f counts beside the
+# prior: from a regularised to an almost free fit. A strong prior first brings every start into one valley.
 ITERATIONS = {False: 240, True: 145}
 FIRST_WEIGHT, LAST_WEIGHT, RAMP = 100.0, 1e6, 0.4
 # One after another, the tendon slack lengths are mirrored at their start: a long tendon that hangs slack and a short
-# one are two valleys, and no derivative leads from one to the other. Every so many iterations, until this part of them;
-# kept if f grows by no more than this part.
+# one are two valleys, and no derivative leads from one to the other. Every so many iterations, until this part of them,
+# which by default are as many as it takes for all muscles; kept if f grows by no more than this part.
 FLIP_EVERY, FLIPPED, FLIP_TOLERANCE = 4, 0.8, 0.02
 # A fiber pays 100 rho^2 from rho = 0.5 on, a jump. Instead: BARRIER^2 (rho - 0.498)^2 from 0.498 on.
 BARRIER, MARGIN = 150.0, 0.002
@@ -256,8 +257,8 @@ def calibrate_ceinms(
             and groups (``ceinms_problem``, ``calibration.fitting.fit``).
         starts: solutions sought side by side; the best wins.
         seed: of the starts. None: the first is the subject itself and the others are drawn around it.
-        iterations: of the model per start; by default 240 with a stiff tendon, 145 with an elastic one, and what
-            ``fit`` does by itself for "nms_gym".
+        iterations: of the model per start; by default 240 with a stiff tendon, 145 with an elastic one, more where
+            that does not reach the slack lengths of all muscles, and what ``fit`` does by itself for "nms_gym".
         weight: of f beside the prior, at the end. 1e6 finds the least f, 1e3 stays near the subject.
         penalties: of the problem, for "nms_gym".
         recordings: instead of the trials that the file names.
@@ -296,7 +297,7 @@ def calibrate_ceinms(
             structure = ceinms_structure(subject, calibration.tendon, calibration.path)
             frames = tuple(make_frames(trial, subject, excitations, step.dofs) for trial in recordings)
             z0 = _starting_points(layout, starts, seed)
-            schedule = _schedule(layout, iterations or ITERATIONS[structure.elastic], weight)
+            schedule = _schedule(layout, iterations or _enough(layout, structure.elastic), weight)
             with jax.enable_x64(True):
                 search = _make_search(layout, structure, dt)
                 all_z, history = map(np.asarray, search(problem.start, frames, z0, *schedule))
@@ -395,11 +396,21 @@ def _schedule(layout: Layout, iterations: int, weight: float) -> tuple[np.ndarra
     ramp = max(int(RAMP * iterations), 1)
     weights = np.append(np.geomspace(min(FIRST_WEIGHT, weight), weight, ramp), np.full(iterations - ramp, weight))
     flips = np.full(iterations, -1, np.int32)
-    chosen = [i for i, kind in enumerate(layout.kinds) if kind == "tendon_slack_length"]
+    chosen = _slack_lengths(layout)
     places = np.arange(ramp, int(FLIPPED * iterations), FLIP_EVERY)
     count = min(len(places), len(chosen))
     flips[places[:count]] = chosen[:count]
     return weights, flips
+
+
+def _slack_lengths(layout: Layout) -> list[int]:
+    return [i for i, kind in enumerate(layout.kinds) if kind == "tendon_slack_length"]
+
+
+def _enough(layout: Layout, elastic: bool) -> int:
+    """Iterations by default: as many as it takes to mirror the slack length of every muscle."""
+    mirrored = math.ceil(FLIP_EVERY * len(_slack_lengths(layout)) / (FLIPPED - RAMP))
+    return max(ITERATIONS[elastic], mirrored + FLIP_EVERY)
 
 
 def _at(layout: Layout, start: NmsParams, z: np.ndarray) -> NmsParams:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from calibration.ceinms import calibrate
 from calibration.ceinms.calibrate import (
     calibrate_ceinms,
     ceinms_problem,
@@ -301,6 +302,24 @@ def test_a_calibration(example, tmp_path):
     _, params = ceinms_model(again, example.excitations, dt=DT, tendon="rigid")
     np.testing.assert_allclose(params.filter_time_constant_1, fit.params.filter_time_constant_1, rtol=1e-10)
     np.testing.assert_allclose(params.max_isometric_force, fit.params.max_isometric_force, rtol=1e-12)
+
+
+@pytest.mark.parametrize("tendon", ["stiff", "elastic"])
+@pytest.mark.parametrize("muscles", [12, 20, 43])
+def test_every_slack_length_is_mirrored(example, tendon, muscles):
+    """Each once, however many muscles; with the example's twelve the search is no longer than it was."""
+    asked = read_ceinms_calibration(example.folder / f"calibration_{tendon}.xml")
+    layout = make_layout(ceinms_problem(asked, example.subject, example.excitations, [example.trial]))
+    assert layout.kinds.count("tendon_slack_length") == 12
+    more = ("tendon_slack_length",) * (muscles - 12)
+    layout = dataclasses.replace(layout, kinds=(*layout.kinds, *more))
+    iterations = calibrate._enough(layout, tendon == "elastic")
+    _, flips = calibrate._schedule(layout, iterations, calibrate.LAST_WEIGHT)
+    assert flips[flips >= 0].tolist() == [i for i, kind in enumerate(layout.kinds) if kind == "tendon_slack_length"]
+    assert np.all(np.diff(np.flatnonzero(flips >= 0)) == calibrate.FLIP_EVERY)
+    assert np.all(flips[int(calibrate.FLIPPED * iterations) + 1 :] < 0)  # the rest settles
+    if muscles == 12:
+        assert iterations == calibrate.ITERATIONS[tendon == "elastic"]
 
 
 def test_held_out_trials(example, tmp_path):
