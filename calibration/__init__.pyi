@@ -31,6 +31,10 @@ from .study.results import write_predictions as write_predictions
 from .study.results import write_results as write_results
 from .study.synergies import SynergyPlan as SynergyPlan
 from .study.validation import ValidationPlan as ValidationPlan
+from .uncertainty.discrepancy import Discrepancy as Discrepancy
+from .uncertainty.discrepancy import corrected_moments as corrected_moments
+from .uncertainty.discrepancy import fit_discrepancy as fit_discrepancy
+from .uncertainty.discrepancy import load_corrections as load_corrections
 from .uncertainty.identifiability import identifiability as identifiability
 from .uncertainty.posterior import Posterior as Posterior
 from .uncertainty.posterior import bands as bands

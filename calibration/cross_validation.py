@@ -203,11 +203,11 @@ def _advance(layout: Layout, penalties: Penalties, tolerance: float) -> Any:
             counted=data.counted * keep[:, None],
         )
         at = objective.quadratic(model, kept, start, z)
-        more = strength - 1.0
+        more = (strength - 1.0) * jax.numpy.asarray(layout.prior_precision, z.dtype)
         return Quadratic(
-            cost=at.cost + 0.5 * more * jax.numpy.sum(z**2),
-            gradient=at.gradient + more * z,
-            matrix=at.matrix + more * jax.numpy.eye(layout.size, dtype=z.dtype),
+            cost=at.cost + 0.5 * z @ more @ z,
+            gradient=at.gradient + more @ z,
+            matrix=at.matrix + more,
         )
 
     return make_advance(quadratic, tolerance)

@@ -80,7 +80,9 @@ class CalibrationResult:
 
 def starting_points(layout: Layout, starts: int, seed: int) -> np.ndarray:
     """``(starts, P)``: the uncalibrated person first, then draws from the prior inside the bounds."""
-    draws = np.random.default_rng(seed).standard_normal((starts, layout.size))
+    independent = np.random.default_rng(seed).standard_normal((starts, layout.size))
+    # With P = L L', inv(L') times standard normals has covariance inv(P); the identity leaves them as they are.
+    draws = np.linalg.solve(np.linalg.cholesky(layout.prior_precision).T, independent.T).T
     draws[0] = 0.0
     return np.clip(draws, 0.9 * layout.low, 0.9 * layout.high)
 

@@ -1,8 +1,9 @@
 """What a calibration may change: free parameters by name, their bounds, priors and sharing, as one vector.
 
 The vector ``z`` has one entry per group of muscles or channels that share a value. It is measured in prior standard
-deviations from the start: ``z = 0`` is the uncalibrated person, the Gaussian prior is a standard normal, and every
-entry has the same scale, which is what both solvers want. Lengths, strengths and times are multiplied by ``exp(sd z)``,
+deviations from the start: ``z = 0`` is the uncalibrated person, the Gaussian prior is a standard normal in every
+entry, and every entry has the same scale, which is what both solvers want. Entries of one kind may be correlated in the
+prior: a delay per channel, say, shrunk to a common one. Lengths, strengths and times are multiplied by ``exp(sd z)``,
 the others (delay, shape factor) are shifted by ``sd z``. Bounds are a box in ``z``; solvers project onto it, so a
 parameter at its bound can leave again, which a squashing function would prevent.
 """
@@ -42,6 +43,10 @@ class Free:
     only: tuple[str, ...] | None = None
     own_sd: tuple[tuple[str, float], ...] = ()
     """(entry, standard deviation) where it is not ``prior_sd``"""
+    correlation: float = 0.0
+    """of the prior between any two values of this kind: 0 leaves them on their own, near 1 they are almost shared. It
+    is the part of the prior variance that belongs to their common mean (a random effect; Gelman et al. 2013, chapter 5)
+    """
 
 
 # Priors tighter than CEINMS's and NMSM's customary limits, chosen by leaving strides and speeds out
@@ -110,6 +115,8 @@ class Layout:
     index: Mapping[str, np.ndarray]
     """kind -> (entries,) which z moves it; P where it is fixed"""
     relative: Mapping[str, bool]
+    prior_precision: np.ndarray
+    """(P, P) of the prior in z: the identity where no kind is correlated"""
     moves: np.ndarray
     """(P, M) bool: whose force an entry can change"""
     colors: np.ndarray
@@ -122,7 +129,7 @@ class Layout:
 
     @functools.cached_property
     def _key(self) -> tuple[object, ...]:
-        arrays = (self.sd, self.low, self.high, self.moves, self.colors, *self.index.values())
+        arrays = (self.sd, self.low, self.high, self.prior_precision, self.moves, self.colors, *self.index.values())
         return (self.names, tuple(self.relative.items()), tuple(self.index), tuple(a.tobytes() for a in arrays))
 
     def __eq__(self, other: object) -> bool:
@@ -274,9 +281,23 @@ def make_layout(problem: Problem) -> Layout:
         high=np.array(high),
         index=index,
         relative={f.kind: f.relative for f in problem.free},
+        prior_precision=_prior_precision(kinds, {f.kind: f.correlation for f in problem.free}),
         moves=np.array(moves),
         colors=_color(np.array(moves)),
     )
+
+
+def _prior_precision(kinds: Sequence[str], correlation: Mapping[str, float]) -> np.ndarray:
+    """``(P, P)`` inverse of the prior's correlation matrix: blocks by kind, one correlation in each."""
+    precision = np.eye(len(kinds))
+    for kind, r in correlation.items():
+        if not 0 <= r < 1:
+            raise InputError(f"{kind}: correlation is {r:g}; use 0 (values on their own) to below 1 (almost shared)")
+        rows = [i for i, k in enumerate(kinds) if k == kind]
+        # Inverse of (1 - r) I + r 11' (Sherman-Morrison).
+        own = np.eye(len(rows)) - r / (1 + r * (len(rows) - 1))
+        precision[np.ix_(rows, rows)] = own / (1 - r)
+    return precision
 
 
 def _signed(free: Free, rows: Sequence[int], model: NmsModel) -> tuple[float, float] | None:

@@ -194,6 +194,9 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
         moments = jnp.einsum("stkm,stm->stk", stack.replay.moment_arms, tendon_force)
         return (moments - stack.measured) * stack.weight
 
+    def prior(z: Array) -> Array:
+        return jnp.asarray(layout.prior_precision, z.dtype)
+
     def half_squares(x: Array) -> Array:
         return 0.5 * jnp.sum(x**2)
 
@@ -207,7 +210,7 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
             blocks["passive_moments"] = half_squares(moment_residual(data.passive, f.passive))
         if len(data.similar):
             blocks["group_similarity"] = half_squares(data.similar @ z)
-        return {**blocks, "prior": half_squares(z)}
+        return {**blocks, "prior": 0.5 * z @ prior(z) @ z}
 
     def total(data: Data, f: Forces, z: Array) -> Array:
         return sum(outer_blocks(data, f, z).values(), half_squares(stacked(f.terms)))
@@ -232,8 +235,8 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
             return jacobian.reshape(-1, layout.size)
 
         jacobian = moment_jacobian(data.train, df.tendon_force)
-        gradient = jacobian.T @ moment_residual(data.train, f.tendon_force).ravel() + z
-        matrix = jacobian.T @ jacobian + jnp.eye(layout.size, dtype=z.dtype)
+        gradient = jacobian.T @ moment_residual(data.train, f.tendon_force).ravel() + prior(z) @ z
+        matrix = jacobian.T @ jacobian + prior(z)
         if data.passive is not None and f.passive is not None and df.passive is not None:
             jacobian = moment_jacobian(data.passive, df.passive)
             gradient = gradient + jacobian.T @ moment_residual(data.passive, f.passive).ravel()

@@ -100,7 +100,7 @@ def make_person(
     blank = [dataclasses.replace(s, measured=np.tile(s.time[:, None], (1, len(model.coordinates)))) for s in segments]
     problem = Problem(model, start, tuple(blank[:training]), tuple(free), {}, penalties)
     layout = make_layout(problem)
-    z = sample_box(np.zeros(layout.size), np.eye(layout.size), layout.low, layout.high, 1, rng)[0]
+    z = sample_box(np.zeros(layout.size), layout.prior_precision, layout.low, layout.high, 1, rng)[0]
     with jax.enable_x64(True):
         truth = jax.tree.map(np.asarray, params_at(layout, float64(start), jax.numpy.asarray(z)))
 

@@ -12,7 +12,7 @@ import numpy as np
 from nms_gym.errors import InputError
 from nms_gym.model.forward import NmsOutput
 from nms_gym.model.parameters import NmsParams
-from nms_gym.model.replay import Segment, padded, predict_moments
+from nms_gym.model.replay import Replay, Segment, padded, predict_moments
 from nms_gym.model.structure import NmsModel
 
 
@@ -70,6 +70,19 @@ def predict_segment(model: NmsModel, params: NmsParams, segment: Segment) -> Nms
     replay = padded(segment.replay, PADDING * -(-steps // PADDING))
     with jax.enable_x64(True):
         return jax.tree.map(lambda x: np.asarray(x)[:steps], _run(*float64((model, params, replay))))
+
+
+def predict_people(model: NmsModel, people: NmsParams, segment: Segment) -> np.ndarray:
+    """Moments ``(n, T, K)`` N·m of many people ``(n, ...)`` on one segment, lead-in included; float64."""
+    steps = len(segment.time)
+    replay = padded(segment.replay, PADDING * -(-steps // PADDING))
+    with jax.enable_x64(True):
+        return np.asarray(_moments(*float64((model, people, replay))))[:, :steps]
+
+
+@jax.jit
+def _moments(model: NmsModel, people: NmsParams, replay: Replay) -> jax.Array:
+    return jax.vmap(lambda p: predict_moments(model, p, replay).moments)(people)
 
 
 def evaluate(model: NmsModel, params: NmsParams, segments: Sequence[Segment]) -> list[Metrics]:

@@ -169,8 +169,8 @@ def calibrate(
 ) -> None:
     """Fit a person to the training windows of a study and score windows and trials that the fit never saw.
 
-    Writes subject.json, metrics.json, trials/*.npz, posterior.npz and report.html. Ctrl-C ends the fit and keeps the
-    best so far.
+    Writes subject.json, metrics.json, trials/*.npz, posterior.npz, discrepancy.npz and report.html. Ctrl-C ends the fit
+    and keeps the best so far.
     """
     import dataclasses
 
@@ -336,6 +336,13 @@ def predict(
     assisted: Annotated[
         bool, typer.Option(help="Let excitations leave the EMG as little as meets the measured moments.")
     ] = False,
+    discrepancy: Annotated[
+        bool,
+        typer.Option(
+            help="Write moments with what the model left unexplained in training, from discrepancy.npz beside the "
+            "subject, and their standard deviation too."
+        ),
+    ] = False,
     file_format: Annotated[
         str, typer.Option("--format", help="sto or csv: a file per quantity; npz: a file per trial.")
     ] = "sto",
@@ -353,13 +360,15 @@ def predict(
     Writes moments, forces, excitations, activations, and lengths and velocities of fibers and tendons, and prints the
     agreement with measured moments where the trial has them, and how far the trial leaves the EMG and motion that the
     fit has seen. With --assisted that agreement is made, not found: use the forces. With --study, training windows and
-    held-out sets are scored as a calibration scores them, with the bands of posterior.npz beside the subject.
+    held-out sets are scored as a calibration scores them, with the bands of posterior.npz and discrepancy.npz beside
+    the subject.
     """
     from calibration.excitations.assisted import Assistance
     from calibration.study.predict import predict as run
     from calibration.study.predict import score
     from calibration.study.read import read_study
     from calibration.study.results import check_predictions, require_folder, write_predictions
+    from calibration.uncertainty.discrepancy import load_corrections
     from nms_gym.files.subject import load_subject
     from nms_gym.model.quantities import chosen_quantities
     from nms_gym.recording.trial import load_trial
@@ -378,6 +387,10 @@ def predict(
     def read(path: Path) -> Study:
         return read_study(path, emg_reference=subject.emg_normalisation, say=_say)
 
+    learned = subject_file.parent / "discrepancy.npz"
+    corrections = load_corrections(learned, subject.params) if learned.is_file() else None
+    if discrepancy and corrections is None:
+        raise InputError(f"{learned}: no such file; calibrate with a posterior, or leave --discrepancy out")
     recordings, references = [], []
     for path in trials or ():
         if path.suffix == ".toml":
@@ -391,8 +404,14 @@ def predict(
     if study_file is not None:
         study = read(study_file)
         references.append(study.emg_reference.kind)
-        scored = score(subject, study, people=_people_beside(subject_file, subject), say=_say)
-    predictions = run(subject, recordings, assistance=Assistance() if assisted else None, say=_say)
+        scored = score(subject, study, people=_people_beside(subject_file, subject), corrections=corrections, say=_say)
+    predictions = run(
+        subject,
+        recordings,
+        assistance=Assistance() if assisted else None,
+        corrections=corrections if discrepancy else None,
+        say=_say,
+    )
     own = subject.calibration.get("emg_reference")
     reference = "; ".join(dict.fromkeys(references))
     reference += f" (person: {own})" if own and own != reference else ""

@@ -259,10 +259,10 @@ PUBLIC = {
         save_subject trained_range write_model_file write_osim write_quantities
     """,
     "calibration": """
-        Assistance CalibrationResult DEFAULT_FREE EmgRecipe Free Outcome PassiveRecording Penalties Posterior
-        Prediction Problem Progress Scored SolverOptions Status Study Synergies SynergyPlan ValidationPlan
-        add_synergies assist bands calibrate calibrate_ceinms compare cross_validate default_free fit fit_cohort
-        identifiability intervals laplace make_study predict read_study sample score tabulate write_predictions
-        write_results
+        Assistance CalibrationResult DEFAULT_FREE Discrepancy EmgRecipe Free Outcome PassiveRecording Penalties
+        Posterior Prediction Problem Progress Scored SolverOptions Status Study Synergies SynergyPlan
+        ValidationPlan add_synergies assist bands calibrate calibrate_ceinms compare corrected_moments
+        cross_validate default_free fit fit_cohort fit_discrepancy identifiability intervals laplace
+        load_corrections make_study predict read_study sample score tabulate write_predictions write_results
     """,
 }

@@ -149,6 +149,7 @@ def test_calibrate_writes_all_it_promises(calibrated):
         "subject.json",
         "metrics.json",
         "posterior.npz",
+        "discrepancy.npz",
         "report.html",
         "trials/reach_1.npz",
         "trials/reach_3.npz",
@@ -166,7 +167,7 @@ def test_calibrate_writes_all_it_promises(calibrated):
 def test_calibrate_scores_held_out_windows_before_and_after(calibrated):
     _, folder, ran = calibrated
     found = scores(folder)
-    assert len(found) == 8
+    assert len(found) == 12  # uncalibrated, calibrated, with discrepancy; two joints, fitted and held out
     for joint in ("r_shoulder_elev", "r_elbow_flex"):
         before, after = (found["reach_3", joint, which] for which in ("uncalibrated", "calibrated"))
         assert after > before
@@ -269,6 +270,28 @@ def test_metrics_have_coverage_and_half_widths_of_bands(calibrated):
         # What the parameters leave open adds to the noise, of which 90 % lies within 1.64 standard deviations.
         assert row["half_width"] > 1.5 * noise[row["coordinate"]]
         assert f"{100 * row['coverage']:.0f} % inside, ± {row['half_width']:.1f} N·m" in ran.out
+
+
+def test_predict_adds_what_the_model_left_unexplained_when_asked(calibrated, tmp_path):
+    _, folder, _ = calibrated
+    person, trial = folder / "subject.json", folder / "trials" / "reach_1.npz"
+    ran = run(
+        "predict", person, trial, "--discrepancy", "--format", "npz", "--quantities", "moments", "-o", tmp_path / "d"
+    )
+    assert (ran.code, ran.err) == (0, "")
+    found = load_quantities(tmp_path / "d" / "reach_1_prediction.npz").values
+    names = ("moments_with_discrepancy", "standard_deviation_of_moments", "moments")
+    corrected, sd, plain = (found[name].values for name in names)
+    assert corrected.shape == sd.shape == plain.shape
+    assert (sd > 0).all()
+    rows = json.loads((tmp_path / "d" / "metrics.json").read_text())["rows"]
+    for row in rows:
+        if row["set"] == "predicted":
+            (other,) = [r for r in rows if r["set"] != "predicted" and r["coordinate"] == row["coordinate"]]
+            assert other["set"] == "predicted, with discrepancy"
+            assert other["rmse"] < row["rmse"]  # a trial that it was learned on
+    (tmp_path / "subject.json").write_bytes(person.read_bytes())
+    assert "discrepancy.npz: no such file" in refused("predict", tmp_path / "subject.json", trial, "--discrepancy")
 
 
 def test_predict_scores_a_person_on_the_windows_of_a_study(calibrated, tmp_path):

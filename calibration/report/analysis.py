@@ -43,6 +43,12 @@ def analysis_tables(analysis: Analysis) -> dict[str, Any]:
         "determined": known.determined,
         "effective": number(known.effective, 1),
         "solutions": len(analysis.posterior.modes),
+        "trust": {
+            "effective": number(analysis.trust.effective, 0),
+            "draws": analysis.trust.draws,
+            "shortened": percent(analysis.trust.shortened),
+            "step": percent(analysis.trust.step),
+        },
         "directions": [
             {"text": d.text, "sd": number(d.sd), "eigenvalue": significant(d.eigenvalue, 2)}
             for d in known.worst[:MOST_DIRECTIONS]
@@ -84,6 +90,16 @@ def analysis_tables(analysis: Analysis) -> dict[str, Any]:
                 "r2": number(r["r2"]),
             }
             for r in analysis.without_residuals
+        ],
+        "corrected": [
+            {
+                "set": r["segment"],
+                "held_out": r["split"] == "held-out",
+                "joint": joint_name(r["coordinate"]),
+                "rmse": number(r["rmse"], 1),
+                "r2": number(r["r2"]),
+            }
+            for r in analysis.corrected
         ],
     }
 

@@ -36,8 +36,6 @@ UNSOLVED = 1e-6
 SAME_COST = 0.01
 NEAR_BOUND = 0.1
 FAR_POSTERIOR, ANOTHER_POSTERIOR = 0.1, 0.5
-NORMAL_90 = 1.6449
-"""standard deviations from the middle to the end of a central 90 % interval"""
 PUBLISHED_DELAY = (0.010, 0.100)
 """s; Buchanan et al. 2004 (10.1123/jab.20.4.367)"""
 TIMING = (
@@ -315,16 +313,15 @@ def _posterior(evidence: Evidence) -> list[Finding]:
 
 
 def _away_from_fit(evidence: Evidence, bands: BandSet, coordinate: str, draws: int) -> float:
-    """N·m, root mean square between the bands' medians and the fit's own predictions of one joint."""
+    """N·m, root mean square between the middle of what the model says of the people and of the fit, of one joint."""
     runs = {r.name: r for s in evidence.sets if s.label == bands.label for r in s.runs}
     squares = [np.zeros(1)]
     for band in bands.bands:
         if (run := runs.get(band.segment)) is not None:
             k = band.coordinates.index(coordinate)
             fit = np.asarray(run.after.moments)[:, run.coordinates.index(coordinate)]
-            # Bands hold noise, so that the median of n draws misses by itself: sqrt(pi / 2 n) of their spread.
-            spread = (band.high - band.low)[:, k] / (2.0 * NORMAL_90)
-            squares.append((band.median[:, k] - fit) ** 2 - 0.5 * np.pi * spread**2 / draws)
+            # The median of n draws misses by itself: sqrt(pi / 2 n) of their spread.
+            squares.append((band.model[:, k] - fit) ** 2 - 0.5 * np.pi * band.model_sd[:, k] ** 2 / draws)
     return float(np.sqrt(max(np.mean(np.concatenate(squares[1:] or squares)), 0.0)))
 
 

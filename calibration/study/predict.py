@@ -14,7 +14,8 @@ from calibration.study.build import Study
 from calibration.study.checks import require_file_name
 from calibration.study.model import Say
 from calibration.study.ranges import RangeCheck, check_sets
-from calibration.uncertainty.analysis import BandSet, band_set
+from calibration.uncertainty.analysis import CORRECTED, BandSet, band_set
+from calibration.uncertainty.discrepancy import Corrections, corrected_moments, evaluate_corrected
 from calibration.uncertainty.posterior import Noise
 from calibration.validation import predict_segment, tabulate
 from nms_gym.errors import InputError
@@ -32,10 +33,18 @@ class Prediction:
     trial: str
     segment: Segment
     output: NmsOutput
+    corrected: tuple[np.ndarray, np.ndarray] | None = None
+    """moments with what the model leaves unexplained and the standard deviation of what would be measured, each
+    ``(T, K)`` N·m"""
 
 
 def predict(
-    subject: Subject, trials: Sequence[Trial], *, assistance: Assistance | None = None, say: Say = lambda _: None
+    subject: Subject,
+    trials: Sequence[Trial],
+    *,
+    assistance: Assistance | None = None,
+    corrections: Corrections | None = None,
+    say: Say = lambda _: None,
 ) -> list[Prediction]:
     """Predict whole recordings with a saved person, in float64.
 
@@ -47,6 +56,8 @@ def predict(
             emg_reference=subject.emg_normalisation)`` processes raw ones so).
         assistance: how far excitations may leave the recorded ones to meet the measured moments (see ``assisted``);
             by default not at all.
+        corrections: what the model leaves unexplained, from ``load_corrections``; predictions then have ``corrected``
+            moments too.
         say: told what is going on.
 
     Returns:
@@ -72,7 +83,10 @@ def predict(
         segment = segment.without_lead_in()
         if not np.isfinite(output.moments).all():
             raise InputError(f"trial {trial.name!r}: the predicted moments are not finite; check the recording's units")
-        predictions.append(Prediction(trial.name, segment, output))
+        corrected = None
+        if corrections is not None and assistance is None:
+            corrected = corrected_moments(subject.model, corrections.discrepancy, segment, output)
+        predictions.append(Prediction(trial.name, segment, output, corrected))
     return predictions
 
 
@@ -89,7 +103,14 @@ class Scored:
     """how far each set of windows leaves what the fit has seen"""
 
 
-def score(subject: Subject, study: Study, *, people: NmsParams | None = None, say: Say = lambda _: None) -> Scored:
+def score(
+    subject: Subject,
+    study: Study,
+    *,
+    people: NmsParams | None = None,
+    corrections: Corrections | None = None,
+    say: Say = lambda _: None,
+) -> Scored:
     """Score a saved person on the training windows and the held-out sets of a study.
 
     The person's own model and parameters are used; of the study only its recordings and windows. Nothing is fitted, so
@@ -99,6 +120,7 @@ def score(subject: Subject, study: Study, *, people: NmsParams | None = None, sa
         subject: from ``load_subject``.
         study: from ``read_study(..., emg_reference=subject.emg_normalisation)`` or ``make_study``.
         people: parameters ``(n, ...)`` of people that fit about as well, from ``load_people``; adds bands.
+        corrections: what the model leaves unexplained, from ``load_corrections``; adds rows, and is in the bands.
         say: told what is going on.
 
     Raises:
@@ -110,14 +132,25 @@ def score(subject: Subject, study: Study, *, people: NmsParams | None = None, sa
     start = subject.start
     say(f"scoring {subject.name} on {len(train)} training windows and {len(held_out)} held-out sets")
     rows = tabulate(subject.model, subject.params if start is None else start, subject.params, train, held_out)
+    if corrections is not None:
+        found = corrections.discrepancy
+        rows += [
+            metrics.row(set=CORRECTED, split=split, segment=label)
+            for split, label, segments in (
+                ("train", "training windows", train),
+                *(("held-out", *s) for s in held_out.items()),
+            )
+            if segments and all(s.measured is not None for s in segments)
+            for metrics in evaluate_corrected(subject.model, subject.params, found, segments)
+        ]
     noise = moment_noise(subject)
     bands: list[BandSet] = []
     if people is not None and noise:
         say("working out bands")
         sets = [("training windows", False, train), *((name, True, s) for name, s in held_out.items())]
-        bands = [band_set(subject.model, people, noise, *one) for one in sets if one[2]]
+        bands = [band_set(subject.model, people, noise, *one, corrections=corrections) for one in sets if one[2]]
     return Scored(
-        [row for row in rows if start is not None or row["set"] == "calibrated"],
+        [row for row in rows if start is not None or row["set"] != "uncalibrated"],
         tuple(bands),
         check_sets(subject, train, held_out),
     )

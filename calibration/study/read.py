@@ -154,11 +154,19 @@ def _free_kind(kind: str, where: str, details: Any) -> Free:
     if kind not in DEFAULT_FREE:
         raise InputError(f"{where}: unknown parameter {kind!r}; {near(kind, list(DEFAULT_FREE))}")
     default = DEFAULT_FREE[kind]
-    given = {name: getattr(default, name) for name in ("bounds", "prior_sd", "relative", "share")}
+    given = {name: getattr(default, name) for name in ("bounds", "prior_sd", "relative", "share", "correlation")}
     values = read_keys(where, details, "free", given)
     (low, high), sd = values["bounds"], values["prior_sd"]
     if not low < high:
         raise InputError(f"{where}: bounds are {low:g} to {high:g}; expected low < high")
     if not sd > 0:
         raise InputError(f"{where}: prior_sd is {sd:g}; expected a number above 0")
-    return Free(kind, (low, high), sd, values["relative"], values["share"], values["only"] or None)
+    return Free(
+        kind,
+        (low, high),
+        sd,
+        values["relative"],
+        values["share"],
+        values["only"] or None,
+        correlation=values["correlation"],
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +15,13 @@ from calibration.study.build import Study
 from calibration.study.calibrate import Outcome
 from calibration.study.predict import Prediction, Scored
 from calibration.study.ranges import RangeCheck, check_range, check_sets
+from calibration.uncertainty.discrepancy import save_corrections
 from calibration.validation import compare
 from nms_gym.errors import InputError
 from nms_gym.files.posterior import save_people
 from nms_gym.files.prediction import write_quantities
 from nms_gym.files.subject import Subject, save_subject
-from nms_gym.model.quantities import chosen_quantities, quantities
+from nms_gym.model.quantities import Quantity, chosen_quantities, quantities
 
 if TYPE_CHECKING:
     from calibration.report.drawing import Picture
@@ -44,7 +46,8 @@ def make_folder(folder: Path) -> None:
 
 
 def write_results(folder: Path, study: Study, outcome: Outcome, *, report: bool = True) -> list[Path]:
-    """Write ``subject.json``, ``metrics.json``, ``trials/*.npz``, ``posterior.npz`` (when drawn) and the report; each
+    """Write ``subject.json``, ``metrics.json``, ``trials/*.npz``, ``posterior.npz`` and
+    ``discrepancy.npz`` (when drawn) and the report; each
     file whole or not at all.
 
     Args:
@@ -65,7 +68,7 @@ def write_results(folder: Path, study: Study, outcome: Outcome, *, report: bool 
     analysis = outcome.analysis
     write_metrics(
         written[1],
-        outcome.rows,
+        [*outcome.rows, *(() if analysis is None else analysis.corrected)],
         emg_reference=study.emg_reference.kind,
         bands=[] if analysis is None else [row for found in analysis.bands for row in found.rows()],
         trained_range=[check.row() for check in check_sets(outcome.subject, (), study.held_out)],
@@ -76,6 +79,9 @@ def write_results(folder: Path, study: Study, outcome: Outcome, *, report: bool 
     if analysis is not None:
         written.append(folder / "posterior.npz")
         save_people(written[-1], study.model, analysis.people)
+        if analysis.corrections is not None:
+            written.append(folder / "discrepancy.npz")
+            save_corrections(written[-1], analysis.corrections)
     if report:
         written.append(write_study_report(folder, study, outcome))
     return written
@@ -138,12 +144,19 @@ def write_predictions(
     rows: list[dict[str, Any]] = [] if scored is None else list(scored.rows)
     for p in predictions:
         found = quantities(subject.model, subject.params, p.segment, p.output, names)
+        if p.corrected is not None:
+            added = zip(("moments_with_discrepancy", "standard_deviation_of_moments"), p.corrected, strict=True)
+            series = {name: Quantity(name, "N·m", ("time", "coordinate"), values) for name, values in added}
+            found = dataclasses.replace(found, values={**found.values, **series})
         written += write_quantities(folder, found, p.trial, file_format)
         measured = p.segment.measured
         if measured is not None:
             for k, c in enumerate(p.segment.coordinates):
                 metrics = compare(c, np.asarray(p.output.moments)[:, k], measured[:, k])
                 rows.append(metrics.row(set="predicted", split="", segment=p.trial))
+                if p.corrected is not None:
+                    metrics = compare(c, p.corrected[0][:, k], measured[:, k])
+                    rows.append(metrics.row(set="predicted, with discrepancy", split="", segment=p.trial))
     written.append(folder / "metrics.json")
     checks = [*(() if scored is None else scored.ranges), *check_predictions(subject, predictions)]
     write_metrics(

@@ -266,6 +266,13 @@ TABLES: Mapping[str, Table] = {
             Key("relative", "true or false", None, "whether bounds and prior are factors", shown="the kind's"),
             Key("share", "text", None, 'who shares one value: "each", "groups" or "all"', shown="the kind's"),
             Key("only", "names", (), "entries that may change", shown="all"),
+            Key(
+                "correlation",
+                "number",
+                None,
+                "of the prior between values of this kind: 0 each on its own, near 1 almost shared",
+                shown="the kind's",
+            ),
         ),
     ),
     "penalties": Table(

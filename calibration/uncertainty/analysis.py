@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from calibration.excitations.synergies import without_residuals
 from calibration.fitting import CalibrationResult, cost_by_block
 from calibration.problem import Problem
+from calibration.uncertainty.discrepancy import (
+    Corrections,
+    evaluate_corrected,
+    fit_discrepancy,
+    make_corrections,
+)
 from calibration.uncertainty.identifiability import Identifiability, identifiability
 from calibration.uncertainty.posterior import (
     Band,
     Interval,
     Noise,
     Posterior,
+    Trust,
     bands,
+    checked_sample,
     intervals,
     laplace,
     params_batch,
-    sample,
 )
-from calibration.validation import evaluate
+from calibration.validation import Metrics, evaluate
 from nms_gym.errors import InputError
 from nms_gym.model.parameters import NmsParams
 from nms_gym.model.replay import Segment
 from nms_gym.model.structure import NmsModel
 
+T = TypeVar("T")
+CORRECTED = "calibrated, with discrepancy"
+"""label of the rows of model and discrepancy together"""
 LEVEL = 0.9
 """probability inside intervals and bands"""
 
@@ -44,6 +54,10 @@ class BandSet:
     measured: tuple[np.ndarray | None, ...]
     coverage: Mapping[str, float]
     """joint -> fraction of the counted samples inside; without unmeasured windows"""
+    half_width: Mapping[str, float]
+    """joint -> half of the band's mean width, N·m"""
+    windows: int
+    """that were looked at; a few of them are drawn"""
 
     def rows(self) -> list[dict[str, Any]]:
         """For ``metrics.json``: by joint, the level, the fraction of measured samples inside (None where nothing is
@@ -55,10 +69,10 @@ class BandSet:
                 "coordinate": c,
                 "level": self.bands[0].level,
                 "coverage": self.coverage.get(c),
-                "half_width": float(np.mean(np.concatenate([0.5 * (b.high - b.low)[:, k] for b in self.bands]))),
-                "windows": len(self.bands),
+                "half_width": self.half_width[c],
+                "windows": self.windows,
             }
-            for k, c in enumerate(self.bands[0].coordinates if self.bands else ())
+            for c in self.half_width
         ]
 
 
@@ -71,11 +85,18 @@ class Analysis:
     posterior: Posterior
     draws: np.ndarray
     """(n, P) people that fit about as well, in prior standard deviations"""
+    trust: Trust
+    """how far the posterior's quadratic model was from the draws' true cost"""
     people: NmsParams
     """the same as parameters, leaves ``(n, ...)``"""
     intervals: tuple[Interval, ...]
     identifiability: Identifiability
     bands: tuple[BandSet, ...]
+    corrections: Corrections | None
+    """what the model leaves unexplained, for the fit and everyone drawn; None where recordings lack the motion of a
+    joint"""
+    corrected: tuple[dict[str, Any], ...]
+    """metrics rows of the calibrated person with the discrepancy added"""
     without_residuals: tuple[dict[str, Any], ...]
     """metrics rows of the calibrated person with the residual excitations taken away; none where there are none"""
 
@@ -104,32 +125,50 @@ def analyse(
         raise InputError(f"samples is {samples}; at least 2 are needed for intervals")
     before, after = (cost_by_block(problem, z) for z in (np.zeros_like(result.z), result.z))
     posterior = laplace(problem, result)
-    draws = sample(posterior, samples, seed)
+    draws, trust = checked_sample(problem, posterior, samples, seed)
     people = params_batch(posterior, draws)
     sets = [("training windows", False, problem.segments), *((n, True, s) for n, s in (held_out or {}).items())]
     model = problem.model
     residual = set(model.recorded_muscles) & set(model.synergy_muscles)
-    rows: list[dict[str, Any]] = []
-    if residual:
-        plain = without_residuals(model, result.params)
-        for label, unseen, segments in sets:
-            if all(s.measured is not None for s in segments):
-                labels = {"set": "without residuals", "split": "held-out" if unseen else "train", "segment": label}
-                rows += [m.row(**labels) for m in evaluate(model, plain, segments)]
+    measured = [(label, unseen, s) for label, unseen, s in sets if all(x.measured is not None for x in s)]
+
+    def rows(which: str, evaluated: Callable[[Sequence[Segment]], Sequence[Metrics]]) -> tuple[dict[str, Any], ...]:
+        return tuple(
+            metrics.row(set=which, split="held-out" if unseen else "train", segment=label)
+            for label, unseen, segments in measured
+            for metrics in evaluated(segments)
+        )
+
+    plain = without_residuals(model, result.params) if residual else None
+    found = corrections = None
+    if all(set(s.coordinates) <= set(s.moving) for _, _, segments in sets for s in segments):
+        found = fit_discrepancy(
+            model, result.params, problem.segments, moment_bandwidth=problem.penalties.moment_bandwidth
+        )
+        corrections = make_corrections(found, model, result.params, people, problem.segments)
     return Analysis(
         blocks={name: (before[name], after[name]) for name in after},
         posterior=posterior,
         draws=draws,
+        trust=trust,
         people=people,
         intervals=tuple(intervals(posterior, draws, LEVEL)),
         identifiability=identifiability(posterior),
-        bands=tuple(band_set(model, people, posterior.noise, *s) for s in sets),
-        without_residuals=tuple(rows),
+        bands=tuple(band_set(model, people, posterior.noise, *s, corrections=corrections) for s in sets),
+        corrections=corrections,
+        corrected=()
+        if found is None
+        else rows(CORRECTED, lambda s: evaluate_corrected(model, result.params, found, s)),
+        without_residuals=() if plain is None else rows("without residuals", lambda s: evaluate(model, plain, s)),
     )
 
 
-# Windows per set that bands are worked out for; evenly spread, as in the report's figures.
-MOST_WINDOWS = 4
+# Windows per set that bands are worked out for, and those of them that are drawn; evenly spread.
+MOST_WINDOWS, MOST_DRAWN = 12, 4
+
+
+def _spread(items: Sequence[T], most: int) -> list[T]:
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, most).round().astype(int))]
 
 
 def band_set(
@@ -139,25 +178,36 @@ def band_set(
     label: str,
     held_out: bool,
     segments: Sequence[Segment],
+    *,
+    corrections: Corrections | None = None,
 ) -> BandSet:
-    """Bands of some of the windows of a set, as ``bands`` makes them of people ``(n, ...)`` and the moments' noise."""
-    chosen = [segments[i] for i in np.unique(np.linspace(0, len(segments) - 1, MOST_WINDOWS).round().astype(int))]
-    found = bands(model, people, chosen, level=LEVEL, noise=noise)
+    """Bands of some of the windows of a set, as ``bands`` makes them of people ``(n, ...)`` and the moments' noise, or
+    their corrections."""
+    chosen = _spread(segments, MOST_WINDOWS)
+    found = bands(model, people, chosen, level=LEVEL, noise=noise, corrections=corrections)
     inside: dict[str, list[float]] = {}
+    width: dict[str, list[float]] = {}
     for band, s in zip(found, chosen, strict=True):
+        for k, c in enumerate(band.coordinates):
+            width.setdefault(c, []).append(float(np.mean((band.high - band.low)[s.scored, k])) / 2)
         if s.measured is not None:
             for c, part in zip(band.coordinates, band.coverage(s.measured, s.scored), strict=True):
                 inside.setdefault(c, []).append(float(part))
+    drawn = _spread(list(zip(found, chosen, strict=True)), MOST_DRAWN)
     return BandSet(
         label,
         held_out,
-        tuple(_counted(band, s) for band, s in zip(found, chosen, strict=True)),
-        tuple(None if s.measured is None else s.measured[s.scored] for s in chosen),
+        tuple(_counted(band, s) for band, s in drawn),
+        tuple(None if s.measured is None else s.measured[s.scored] for _, s in drawn),
         {c: float(np.mean(v)) for c, v in inside.items()},
+        {c: float(np.mean(v)) for c, v in width.items()},
+        len(chosen),
     )
 
 
 def _counted(band: Band, segment: Segment) -> Band:
     """The band without the lead-in."""
-    series = {name: getattr(band, name)[segment.scored] for name in ("time", "median", "low", "high")}
+    series = {
+        name: getattr(band, name)[segment.scored] for name in ("time", "median", "low", "high", "model", "model_sd")
+    }
     return dataclasses.replace(band, **series)

@@ -1,9 +1,9 @@
 """What the recordings say about the parameters and what they leave to the prior, in words that name the parameters.
 
-In prior standard deviations the prior's precision is the identity, so the eigenvalues of the data's share of the
-precision read directly: a direction with eigenvalue 1 is known from the data as well as from the prior, 99 means ten
-times better than before, 0.01 that the recordings could not care less. In such a direction parameters trade off: a
-stronger muscle with a smaller gain gives the same moments.
+Eigenvalues of the data's share of the precision are relative to the prior's, so they read directly: a direction with
+eigenvalue 1 is known from the data as well as from the prior, 99 means ten times better than before, 0.01 that the
+recordings could not care less. In such a direction parameters trade off: a stronger muscle with a smaller gain gives
+the same moments.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 
 from calibration.uncertainty.posterior import Posterior
 
@@ -119,8 +120,8 @@ def identifiability(posterior: Posterior, *, least_correlation: float = 0.5) -> 
         least_correlation: weakest that makes a pair.
     """
     mode, names, layout = posterior.best, posterior.layout.names, posterior.layout
-    values, vectors = np.linalg.eigh(mode.data)
-    values = np.maximum(values, 0.0)
+    values, vectors = scipy.linalg.eigh(mode.data, layout.prior_precision)
+    values, vectors = np.maximum(values, 0.0), vectors / np.linalg.norm(vectors, axis=0)
     variance = np.diag(mode.covariance)
     margin = AT_BOUND * (layout.high - layout.low)
     sides = np.where(mode.z <= layout.low + margin, "lower", np.where(mode.z >= layout.high - margin, "upper", ""))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -27,13 +27,14 @@ import numpy as np
 
 from calibration.fitting import CalibrationResult
 from calibration.problem import Layout, Penalties, Problem, params_at
-from calibration.residuals import Data, Quadratic, make_objective, predict_stack
+from calibration.residuals import Data, Quadratic, make_data, make_objective, predict_stack
 from calibration.solvers.batch import Precision, cast, fast_compilation, make_batches
+from calibration.uncertainty.discrepancy import Corrections
 from calibration.uncertainty.truncated_normal import log_box_probability, sample_box
-from calibration.validation import PADDING, float64
+from calibration.validation import float64, predict_people
 from nms_gym.errors import InputError, listed
 from nms_gym.model.parameters import KINDS, NmsParams, entries
-from nms_gym.model.replay import Segment, padded, predict_moments
+from nms_gym.model.replay import Segment
 from nms_gym.model.structure import NmsModel
 
 NoiseKind = Literal["achieved", "assumed"]
@@ -43,6 +44,12 @@ SAME_SOLUTION = 2.0
 # Parameters are taken to use up at most this part of the independent samples: beyond, a stretch is too short to say
 # anything about its noise, and the division would blow up.
 MOST_TAKEN = 0.75
+# A draw is believed up to this much more than the rise of the cost that the quadratic model says.
+RISE_FACTOR, RISE = 1.0, 1.0
+# Halvings of the line between a solution and a draw that does not fit.
+BISECTIONS = 7
+# Points whose cost is computed side by side.
+COSTS_AT_ONCE = 25
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,8 @@ class Posterior:
     """best first"""
     noise: tuple[Noise, ...]
     """per joint"""
+    noise_kind: NoiseKind = "achieved"
+    """which of their sizes the solutions are at"""
 
     @property
     def best(self) -> Mode:
@@ -136,6 +145,10 @@ class Band:
     median: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    model: np.ndarray
+    """median of what the model says of the people, without noise or discrepancy"""
+    model_sd: np.ndarray
+    """its standard deviation over people"""
     predictive: bool
     """whether measurement noise and model error are inside (a band for measured moments), or parameters alone"""
 
@@ -188,7 +201,7 @@ def laplace_cohort(
             levels = measure_noise(problems[i].coordinates, series, weights[row].max(axis=(0, 1)), first)
             scale = np.array([n.scale for n in levels]) if noise == "achieved" else np.ones(len(levels))
             modes = make_modes(batch.layouts[row], points[row], own, scale, np.random.default_rng(seed))
-            posteriors[i] = Posterior(problems[i].model, problems[i].start, batch.layouts[row], modes, levels)
+            posteriors[i] = Posterior(problems[i].model, problems[i].start, batch.layouts[row], modes, levels, noise)
     return [posteriors[i] for i in range(len(problems))]
 
 
@@ -334,6 +347,97 @@ def sample(posterior: Posterior, n: int, seed: int = 0) -> np.ndarray:
     return rng.permutation(np.concatenate(drawn))
 
 
+@dataclass(frozen=True)
+class Trust:
+    """How far the quadratic model of the cost can be trusted, from the true cost of draws."""
+
+    effective: float
+    """effective sample size of the draws as importance samples, of ``draws`` (Kong 1992)"""
+    draws: int
+    shortened: float
+    """part of the draws that were taken back towards their solution"""
+    step: float
+    """median length that was left of those, 1 where there are none"""
+
+
+def checked_sample(problem: Problem, posterior: Posterior, n: int, seed: int = 0) -> tuple[np.ndarray, Trust]:
+    """``sample`` with every draw held against its true cost: ``(n, P)`` and how it went.
+
+    Where muscles reach the end of their range within the posterior's width, the quadratic model says nothing of it, and
+    draws along directions that the data hardly determine are people that do not fit at all. A draw whose cost has risen
+    above what the quadratic model says is taken back along the line to its solution, to where the true cost has risen
+    by that much: the random map of implicit sampling (Morzfeld, Tu, Atkins & Chorin 2012, 10.1016/j.jcp.2011.11.022)
+    without its weights, which are those of one draw in high dimensions. Draws whose cost is lower than said stay.
+
+    Raises:
+        InputError: ``n`` below 1.
+    """
+    if n < 1:
+        raise InputError(f"n is {n}; draw at least 1")
+    rng = np.random.default_rng(seed)
+    low, high = posterior.layout.low, posterior.layout.high
+    counts = rng.multinomial(n, [m.weight for m in posterior.modes])
+    drawn, solutions, said = [], [], []
+    for m, count in zip(posterior.modes, counts, strict=True):
+        if count:
+            z = sample_box(m.center, m.precision, low, high, int(count), rng)
+            drawn.append(z)
+            solutions.append(np.broadcast_to(m.z, z.shape))
+            said.append(_quadratic(m, z) - _quadratic(m, m.z[None]))
+    z, solution, rise = np.concatenate(drawn), np.concatenate(solutions), np.concatenate(said)
+    # A bound holds a solution where the quadratic model still falls.
+    rise = np.maximum(rise, 0.0)
+    cost = _costs(problem, posterior)
+    bottom = cost(solution)
+    true = cost(z) - bottom
+    log_weight = np.where(np.isfinite(true), rise - true, -np.inf)
+    weight = np.exp(log_weight - log_weight.max())
+    limit = RISE_FACTOR * rise + RISE
+    far = ~(true <= limit)
+    shortest, longest = np.zeros(n), np.ones(n)
+    if far.any():
+        for _ in range(BISECTIONS):
+            middle = 0.5 * (shortest + longest)
+            over = ~(cost(solution + middle[:, None] * (z - solution)) - bottom <= limit)
+            longest, shortest = np.where(over, middle, longest), np.where(over, shortest, middle)
+    step = np.where(far, shortest, 1.0)
+    trust = Trust(
+        effective=float(weight.sum() ** 2 / np.sum(weight**2)),
+        draws=n,
+        shortened=float(far.mean()),
+        step=float(np.median(step[far])) if far.any() else 1.0,
+    )
+    return rng.permutation(np.clip(solution + step[:, None] * (z - solution), low, high)), trust
+
+
+def _quadratic(mode: Mode, z: np.ndarray) -> np.ndarray:
+    away = z - mode.center
+    return 0.5 * np.einsum("np,pq,nq->n", away, mode.precision, away)
+
+
+def _costs(problem: Problem, posterior: Posterior) -> Callable[[np.ndarray], np.ndarray]:
+    """True cost ``(n,)`` of points ``(n, P)`` at the posterior's noise."""
+    data = make_data(problem)
+    scale = np.array([n.scale if posterior.noise_kind == "achieved" else 1.0 for n in posterior.noise])
+    data = dataclasses.replace(data, train=dataclasses.replace(data.train, weight=data.train.weight / np.sqrt(scale)))
+    run = _cost_of_many(posterior.layout, problem.penalties)
+
+    def cost(z: np.ndarray) -> np.ndarray:
+        padded = np.concatenate([z, np.repeat(z[-1:], -len(z) % COSTS_AT_ONCE, axis=0)])
+        with jax.enable_x64(True):
+            arrays = float64((problem.model, data, problem.start))
+            chunks = padded.reshape(-1, COSTS_AT_ONCE, z.shape[1])
+            return np.concatenate([np.asarray(run(*arrays, chunk)) for chunk in chunks])[: len(z)]
+
+    return cost
+
+
+@functools.lru_cache(maxsize=8)
+def _cost_of_many(layout: Layout, penalties: Penalties) -> Any:
+    cost = make_objective(layout, penalties).cost
+    return jax.jit(jax.vmap(cost, in_axes=(None, None, None, 0)), compiler_options=fast_compilation())
+
+
 def params_batch(posterior: Posterior, draws: np.ndarray) -> NmsParams:
     """People of the draws ``(n, P)``: parameters with a leading axis, NumPy float64, ready for ``vmap``."""
     with jax.enable_x64(True):
@@ -383,6 +487,7 @@ def bands(
     *,
     level: float = 0.9,
     noise: Sequence[Noise] | None = None,
+    corrections: Corrections | None = None,
     seed: int = 0,
 ) -> list[Band]:
     """Bands on the moments of stretches, fitted or unseen.
@@ -394,30 +499,28 @@ def bands(
         level: probability inside, at each sample.
         noise: ``Posterior.noise``, for bands that measured moments should lie in; without it the bands hold what the
             parameters leave open, and the model is taken to be right.
+        corrections: what the model leaves unexplained, learned for each of these people: added to the moments with its
+            own uncertainty; its noise then takes the place of ``noise``.
         seed: of the noise.
     """
     tails = (0.5 - 0.5 * level, 0.5, 0.5 + 0.5 * level)
     rng = np.random.default_rng(seed)
     sd = {n.coordinate: n.sd for n in noise or ()}
+    predictive = noise is not None or corrections is not None
     result = []
     for s in segments:
-        steps = len(s.time)
-        replay = padded(s.replay, PADDING * -(-steps // PADDING))
-        with jax.enable_x64(True):
-            moments = np.asarray(_moments(*float64((model, people, replay))))[:, :steps]
-        if noise is not None:
+        alone = moments = predict_people(model, people, s)
+        if corrections is not None:
+            moments = corrections.drawn(model, s, moments, rng)
+        elif noise is not None:
             unknown = [c for c in s.coordinates if c not in sd]
             if unknown:
                 raise InputError(f"{s.name}: no noise level of {listed(unknown)}; there are {listed(sd)}")
             moments = moments + rng.standard_normal(moments.shape) * np.array([sd[c] for c in s.coordinates])
         low, median, high = np.quantile(moments, tails, axis=0)
-        result.append(Band(s.name, level, s.coordinates, s.time, median, low, high, noise is not None))
+        own = np.median(alone, axis=0), alone.std(axis=0)
+        result.append(Band(s.name, level, s.coordinates, s.time, median, low, high, *own, predictive))
     return result
-
-
-@jax.jit
-def _moments(model: NmsModel, people: NmsParams, replay: Any) -> jax.Array:
-    return jax.vmap(lambda p: predict_moments(model, p, replay).moments)(people)
 
 
 # --- for the record ----------------------------------------

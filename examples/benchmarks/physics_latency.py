@@ -21,7 +21,7 @@ import numpy as np  # noqa: E402
 from nms_gym._assets import asset_path  # noqa: E402
 from nms_gym.envs.packing import Packing  # noqa: E402
 from nms_gym.files.model_file import read_model_file  # noqa: E402
-from nms_gym.model.forward import initial_state, neuromuscular_step  # noqa: E402
+from nms_gym.model.forward import initial_state, kinematics_at, neuromuscular_step  # noqa: E402
 from nms_gym.model.parameters import make_params  # noqa: E402
 from nms_gym.model.structure import NmsModel, Settings  # noqa: E402
 from nms_gym.muscle.geometry import lengths_and_moment_arms  # noqa: E402
@@ -61,7 +61,9 @@ def run(settings: Settings, dtype: Any, calls: int) -> dict[str, Any]:
     def step(fixed: Any, flat: jax.Array) -> jax.Array:
         state, rest = states.unpack((flat[:width],)), flat[width:]
         excitation, q, qd = rest[:count], rest[count : count + size], rest[count + size :]
-        state, out = neuromuscular_step(model, constants.unpack(fixed), state, excitation, q, qd, timing.DT)
+        state, out = neuromuscular_step(
+            model, constants.unpack(fixed), state, excitation, kinematics_at(model, q, qd), timing.DT
+        )
         return jnp.concatenate([*states.pack(state), out.moments])
 
     fixed = constants.pack(params)

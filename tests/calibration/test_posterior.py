@@ -24,6 +24,7 @@ from calibration.uncertainty.posterior import (
     Posterior,
     bands,
     by_name,
+    checked_sample,
     correlation_time,
     expand,
     intervals,
@@ -390,3 +391,37 @@ def test_modes_and_noise_are_values():
     for cls in (Mode, Noise, Posterior):
         assert dataclasses.fields(cls)
         assert cls.__dataclass_params__.frozen
+
+
+def test_draws_are_held_against_their_true_cost(everyone):
+    """A posterior that is ten times too wide, as where a quadratic model misses how a cost rises: its draws do not fit,
+    the checked ones do."""
+    people, results, posteriors, _ = everyone
+    problem, result, posterior = people[0].problem, results[0], posteriors[0]
+    layout = posterior.layout
+    objective = make_objective(layout, problem.penalties)
+    scale = np.array([n.scale for n in posterior.noise])
+
+    def cost(z):
+        data = make_data(problem)
+        weighed = dataclasses.replace(data.train, weight=data.train.weight / np.sqrt(scale))
+        with jax.enable_x64(True):
+            arrays = float64((problem.model, dataclasses.replace(data, train=weighed), problem.start))
+            return np.array([float(objective.cost(*arrays, jnp.asarray(one))) for one in z])
+
+    bottom = cost(result.z[None])[0]
+    honest, trust = checked_sample(problem, posterior, 20, seed=1)
+    assert np.all((honest >= layout.low) & (honest <= layout.high))
+    assert trust.draws == 20
+    assert 1.0 <= trust.effective <= 20.0
+    np.testing.assert_array_equal(honest, checked_sample(problem, posterior, 20, seed=1)[0])
+
+    wide = [dataclasses.replace(m, data=m.data / 100, other=m.other / 100, center=m.z) for m in posterior.modes]
+    loose = dataclasses.replace(posterior, modes=tuple(wide))
+    far = sample(loose, 20, seed=1)
+    near, distrust = checked_sample(problem, loose, 20, seed=1)
+    assert distrust.shortened > 0.9
+    assert distrust.step < 0.6
+    assert np.median(cost(near)) - bottom < 0.2 * (np.median(cost(far)) - bottom)
+    with pytest.raises(InputError, match="at least 1"):
+        checked_sample(problem, posterior, 0)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from models import ARM, arm_model, arm_params, reach
 
+from calibration.fitting import starting_points
 from calibration.problem import (
     DEFAULT_FREE,
     Free,
@@ -94,6 +95,27 @@ def test_sharing():
             np.testing.assert_allclose(after, before * factors.get(field.name, 1.0), rtol=1e-14, err_msg=field.name)
 
 
+def test_values_of_a_kind_may_be_correlated_in_the_prior():
+    """The prior's part of the cost is that of a common value plus one's own, whatever else is free."""
+    r = 0.8
+    free = (
+        Free("max_isometric_force", (0.5, 2.0), 0.3),
+        Free("electromechanical_delay", (0.0, 0.1), 0.02, relative=False, correlation=r),
+    )
+    problem = problem_of(free=free)
+    layout = make_layout(problem)
+    rows = [i for i, kind in enumerate(layout.kinds) if kind == "electromechanical_delay"]
+    expected = np.eye(layout.size)
+    expected[np.ix_(rows, rows)] += r * (1 - np.eye(len(rows)))
+    np.testing.assert_allclose(np.linalg.inv(layout.prior_precision), expected, atol=1e-12)
+    assert make_layout(problem_of(free=free[:1])) != layout
+    with pytest.raises(InputError, match="correlation is 1; use 0"):
+        make_layout(problem_of(free=(dataclasses.replace(free[1], correlation=1.0),)))
+    # Starts are drawn from that prior, too.
+    draws = starting_points(layout, 4000, 0)[1:]
+    assert np.corrcoef(draws[:, rows[:2]].T)[0, 1] == pytest.approx(r, abs=0.08)
+
+
 def test_start_is_zero():
     problem = problem_of()
     layout = make_layout(problem)
@@ -167,7 +189,7 @@ def residuals(problem, layout, z):
     longest = max(len(s.time) for s in problem.segments)
     replays = jax.tree.map(lambda *x: np.stack(x), *(padded(s.replay, longest) for s in problem.segments))
     outputs = jax.vmap(predict_moments, (None, None, 0))(problem.model, params, replays)
-    result = [z]
+    result = [jnp.linalg.cholesky(jnp.asarray(layout.prior_precision)).T @ z]
     for i, s in enumerate(problem.segments):
         rows = np.flatnonzero(s.scored)
         x, strain = outputs.fiber_length[i, rows], outputs.tendon_strain[i, rows]
@@ -187,7 +209,8 @@ def residuals(problem, layout, z):
 def test_coloured_quadratic_is_gauss_newton(settings):
     """Cost, gradient and matrix from one pass per color, against ``jax.jacfwd`` of the whole residual vector."""
     model = arm(**settings)
-    problem = problem_of(model, all_free(model), penalties=TIGHT)
+    free = [dataclasses.replace(f, correlation=0.7) if f.kind == "emg_gain" else f for f in all_free(model)]
+    problem = problem_of(model, tuple(free), penalties=TIGHT)
     layout = make_layout(problem)
     objective = make_objective(layout, TIGHT)
     given = jax.tree.map(jnp.asarray, (model, make_data(problem), problem.start))

@@ -503,10 +503,10 @@ def test_a_posterior_whose_middle_is_not_the_fit_is_named(study, off, level):
         rmse = np.array([evidence.training_score(c).after.rmse for c in COORDINATES])
         draws = fit + off * rmse + rmse * random.standard_normal((n, *fit.shape))
         low, median, high = np.quantile(draws, (0.05, 0.5, 0.95), axis=0)
-        return Band(run.name, 0.9, COORDINATES, run.time, median, low, high, True)
+        return Band(run.name, 0.9, COORDINATES, run.time, median, low, high, median, draws.std(axis=0), True)
 
     sets = tuple(
-        BandSet(s.label, s.held_out, tuple(band(r) for r in s.runs), tuple(r.measured for r in s.runs), {})
+        BandSet(s.label, s.held_out, tuple(band(r) for r in s.runs), tuple(r.measured for r in s.runs), {}, {}, 1)
         for s in evidence.sets
     )
     analysis = SimpleNamespace(bands=sets, draws=np.zeros((n, 1)))
@@ -523,8 +523,9 @@ def test_a_posterior_whose_middle_is_not_the_fit_is_named(study, off, level):
 
 def test_rows_of_bands_have_coverage_and_half_widths():
     time = np.arange(4.0)
-    band = Band("a", 0.9, ("knee",), time, np.zeros((4, 1)), -np.ones((4, 1)), 3 * np.ones((4, 1)), True)
-    unmeasured = BandSet("fast", True, (band, band), (None, None), {})
+    zero = np.zeros((4, 1))
+    band = Band("a", 0.9, ("knee",), time, zero, zero - 1, zero + 3, zero, zero, True)
+    unmeasured = BandSet("fast", True, (band, band), (None, None), {}, {"knee": 2.0}, 2)
     (row,) = unmeasured.rows()
     assert row == {"split": "held-out", "segment": "fast", "coordinate": "knee", "level": 0.9, "coverage": None,
                    "half_width": 2.0, "windows": 2}  # fmt: skip
