@@ -2,8 +2,8 @@
 
 Leave-one-out by stride, by trial or by speed. The folds differ from each other only in which segments count, and the
 prior strengths only in a factor on the prior's precision, so that all of them, and the fits to everything, are one
-batch. Moments are weighed by the spread of all segments in every fold, so that folds are comparable; the left-out
-moments enter in no other way.
+batch. Moments are weighed by the spread of all segments of their recording in every fold, so that folds are comparable;
+the left-out moments enter in no other way.
 
 The strength is chosen by the one-standard-error rule (Breiman et al. 1984; Hastie, Tibshirani & Friedman 2009, 7.10):
 the strongest prior whose error is within one standard error of the least.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -97,7 +96,7 @@ def by_stride(segments: Sequence[Segment]) -> tuple[str, ...]:
 
 def by_trial(segments: Sequence[Segment]) -> tuple[str, ...]:
     """Labels that leave out one recording at a time: segment names without their window."""
-    return tuple(re.sub(r" [-\d.]+-[\d.]+ s$", "", s.name) for s in segments)
+    return tuple(s.recording for s in segments)
 
 
 def by_speed(segments: Sequence[Segment], speeds: Mapping[str, str]) -> tuple[str, ...]:

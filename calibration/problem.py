@@ -70,7 +70,7 @@ class Penalties:
     """How errors are weighed. Everything is in standard deviations, so the cost is a negative log posterior."""
 
     moment_tolerance: float = 0.3
-    """expected model error, as a fraction of each measured moment's standard deviation"""
+    """expected model error, as a fraction of each measured moment's standard deviation in its recording"""
     moment_bandwidth: float = 6.0
     """Hz; moments low-passed here hold this many times two independent samples per second"""
     fiber_length_range: tuple[float, float] = (0.5, 1.5)

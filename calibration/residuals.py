@@ -95,10 +95,10 @@ def make_data(problem: Problem) -> Data:
     p = problem.penalties
     replay, target, mask = _stacked(problem.segments)
     dt = float(problem.segments[0].replay.dt)
-    sd = target[mask].std(axis=0)
+    sd = _spread_of_recordings(problem.segments, target, mask)
     # Samples of a low-passed moment are not independent: count them at twice its bandwidth.
     independent = min(1.0, 2.0 * p.moment_bandwidth * dt)
-    weight = np.sqrt(independent) * mask[:, :, None] / (p.moment_tolerance * sd)
+    weight = np.sqrt(independent) * mask[:, :, None] / (p.moment_tolerance * sd[:, None, :])
     passive = None
     if problem.passive:
         # A slow, smooth motion: its samples say no more than a handful of poses do.
@@ -115,6 +115,14 @@ def make_data(problem: Problem) -> Data:
         tracked=problem.tracked_weights,
         similar=rows if p.group_tolerance else rows[:0],
     )
+
+
+def _spread_of_recordings(segments: Sequence[Segment], moments: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(S, K) N·m, standard deviations of each segment's recording: what is slow or light counts as much as what is not,
+    where one for all recordings would let running drown walking."""
+    of = np.array([s.recording for s in segments])
+    spread = {name: moments[of == name][mask[of == name]].std(axis=0) for name in dict.fromkeys(of)}
+    return np.array([spread[name] for name in of])
 
 
 def _stacked(segments: Sequence[Segment]) -> tuple[Replay, np.ndarray, np.ndarray]:

@@ -21,7 +21,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +99,7 @@ class Discrepancy:
 
         Args:
             inputs: from ``discrepancy_inputs``.
-            recording: that they are of; see ``recording_of``.
+            recording: that they are of; see ``Segment.recording``.
             errors: (N, K) or (N, n, K) N·m, of another person, or many, at the same samples; by default those it was
                 made from.
         """
@@ -125,11 +124,6 @@ class Discrepancy:
 def _alike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Correlation between recordings, (len(a), len(b))."""
     return np.where(a[:, None] == b[None, :], 1.0, BETWEEN_RECORDINGS)
-
-
-def recording_of(segment: Segment) -> str:
-    """Name of the recording that a window was cut from."""
-    return re.sub(r" [-\d.]+-[-\d.]+ s$", "", segment.name)
 
 
 def _correlation(a: np.ndarray, b: np.ndarray, length: np.ndarray) -> np.ndarray:
@@ -181,7 +175,7 @@ def fit_discrepancy(
         output = predict_segment(model, params, s)
         names, values = discrepancy_inputs(model, s, output)
         inputs.append(values[s.scored])
-        recordings += [recording_of(s)] * len(inputs[-1])
+        recordings += [s.recording] * len(inputs[-1])
         errors.append(training_errors(s, np.asarray(output.moments)))
     x, e = np.concatenate(inputs), np.concatenate(errors)
     count = len(segments[0].coordinates)
@@ -241,7 +235,7 @@ class Corrections:
         found = self.discrepancy
         _, inputs = discrepancy_inputs(model, segment, predict_segment(model, self.params, segment))
         # The mean is linear in the errors: all people at once.
-        asked = inputs, recording_of(segment)
+        asked = inputs, segment.recording
         mean = found.mean(*asked, self.errors.transpose(1, 0, 2)).transpose(1, 0, 2)
         sd = np.sqrt(found.spread(*asked) ** 2 + found.noise**2)
         return moments + mean + sd * rng.standard_normal(moments.shape)
@@ -334,7 +328,7 @@ def corrected_moments(
             f"{segment.name}: the discrepancy was learned for {listed(discrepancy.inputs, 30)}; here there are "
             f"{listed(names, 30)}; use the person's own model and joints"
         )
-    asked = inputs, recording_of(segment)
+    asked = inputs, segment.recording
     sd = np.sqrt(discrepancy.spread(*asked) ** 2 + discrepancy.noise**2)
     return np.asarray(output.moments) + discrepancy.mean(*asked), sd
 

@@ -198,7 +198,8 @@ def laplace_cohort(
             scored = weights[row].any(axis=2)
             series = [e[mask] for e, mask in zip(errors[row], scored, strict=True) if mask.any()]
             first = jax.tree.map(lambda leaf: leaf[0], own)
-            levels = measure_noise(problems[i].coordinates, series, weights[row].max(axis=(0, 1)), first)
+            per_segment = [w.max(axis=0) for w, mask in zip(weights[row], scored, strict=True) if mask.any()]
+            levels = measure_noise(problems[i].coordinates, series, np.array(per_segment), first)
             scale = np.array([n.scale for n in levels]) if noise == "achieved" else np.ones(len(levels))
             modes = make_modes(batch.layouts[row], points[row], own, scale, np.random.default_rng(seed))
             posteriors[i] = Posterior(problems[i].model, problems[i].start, batch.layouts[row], modes, levels, noise)
@@ -257,7 +258,7 @@ def measure_noise(
     Args:
         coordinates: K names.
         errors: of each segment ``(T, K)`` N·m, counted samples only.
-        weight: (K,) 1/(N·m), square root of what one squared error counts in the cost.
+        weight: (S, K) 1/(N·m), square root of what one squared error of a segment counts in the cost.
         at: from ``expand`` at the solution, leading axis ``(K + 1,)``.
     """
     covariance = np.linalg.inv(at.matrix.sum(axis=0))
@@ -268,8 +269,10 @@ def measure_noise(
         variance = sum(float(s @ s) for s in series) / samples
         independent = samples / correlation_time(series)
         taken = min(float(np.sum(covariance * at.matrix[k])), MOST_TAKEN * independent)
-        variance *= independent / (independent - taken)
-        scale = variance * float(weight[k]) ** 2 * samples / independent
+        free = independent / (independent - taken)
+        weighed = sum(float(w) ** 2 * float(s @ s) for w, s in zip(weight[:, k], series, strict=True))
+        scale = free * weighed / independent
+        variance *= free
         levels.append(Noise(coordinate, float(np.sqrt(variance)), samples, independent, taken, scale))
     return tuple(levels)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -153,6 +154,11 @@ class Segment:
     """(T, J) rad"""
     qd: np.ndarray | None = None
     """(T, J) rad/s"""
+
+    @property
+    def recording(self) -> str:
+        """Name of the recording that it was cut from: its own without the window."""
+        return re.sub(r" [-\d.]+-[-\d.]+ s$", "", self.name)
 
     @property
     def coordinates(self) -> tuple[str, ...]:

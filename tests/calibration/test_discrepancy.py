@@ -22,7 +22,6 @@ from calibration.uncertainty.discrepancy import (
     evaluate_corrected,
     fit_discrepancy,
     load_corrections,
-    recording_of,
     save_corrections,
 )
 from calibration.validation import evaluate, predict_segment
@@ -137,7 +136,7 @@ def test_analysis_has_it_in_bands_and_rows_and_files_keep_it(person, tmp_path):
     np.testing.assert_allclose(again.errors, analysis.corrections.errors, atol=1e-4)
     (segment,) = person.unseen
     _, x = discrepancy_inputs(problem.model, segment, predict_segment(problem.model, result.params, segment))
-    asked = x, recording_of(segment)
+    asked = x, segment.recording
     ours = analysis.corrections.discrepancy
     np.testing.assert_array_equal(again.discrepancy.mean(*asked), ours.mean(*asked))
     np.testing.assert_array_equal(again.discrepancy.spread(*asked), ours.spread(*asked))

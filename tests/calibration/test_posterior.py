@@ -145,7 +145,7 @@ def test_noise_is_corrected_for_what_the_parameters_took():
         errors.append(noise - design @ np.linalg.lstsq(design, noise, rcond=None)[0])
     matrix = np.stack([design.T @ design * 100, np.eye(parameters)])
     at = Quadratic(np.zeros(2), np.zeros((2, parameters)), matrix)  # type: ignore[arg-type]
-    levels = [measure_noise(("knee",), [e[:, None]], np.array([10.0]), at)[0] for e in errors]
+    levels = [measure_noise(("knee",), [e[:, None]], np.array([[10.0]]), at)[0] for e in errors]
     assert np.median([n.independent for n in levels]) == pytest.approx(samples, rel=0.1)
     assert levels[0].taken == pytest.approx(parameters, rel=0.01)
     assert np.median([n.sd**2 for n in levels]) == pytest.approx(sigma**2, rel=0.1)

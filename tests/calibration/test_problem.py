@@ -182,9 +182,7 @@ def all_free(model):
 def residuals(problem, layout, z):
     """The residual vector as the documentation describes it, and the part of the cost that fibers and tendons make."""
     p, params = problem.penalties, params_at(layout, problem.start, z)
-    target = np.concatenate([s.measured[s.scored] for s in problem.segments])
     independent = min(1.0, 2 * p.moment_bandwidth * 0.01)
-    sd = p.moment_tolerance * target.std(axis=0)[None]
     low, high = p.fiber_length_range
     longest = max(len(s.time) for s in problem.segments)
     replays = jax.tree.map(lambda *x: np.stack(x), *(padded(s.replay, longest) for s in problem.segments))
@@ -193,6 +191,8 @@ def residuals(problem, layout, z):
     for i, s in enumerate(problem.segments):
         rows = np.flatnonzero(s.scored)
         x, strain = outputs.fiber_length[i, rows], outputs.tendon_strain[i, rows]
+        of_recording = [x.measured[x.scored] for x in problem.segments if x.recording == s.recording]
+        sd = p.moment_tolerance * np.concatenate(of_recording).std(axis=0)[None]
         result.append((outputs.moments[i, rows] - s.measured[rows]) / sd)
         result.append(
             jax.nn.softplus((x - high) / p.fiber_length_tolerance)
@@ -238,6 +238,19 @@ def test_coloured_quadratic_is_gauss_newton(settings):
     assert np.abs(jacobian).max(axis=0).min() > 0
     assert np.all(np.abs(np.diag(matrix) - 1) > 1e-9)
     assert barriers > 50
+
+
+def test_a_light_recording_counts_as_much_as_a_heavy_one():
+    """Each recording's errors are measured by its own moments; windows of one recording share them."""
+    problem = problem_of()
+    one = dataclasses.replace(problem.segments[0], name="walk 0.00-1.00 s")
+    heavy = dataclasses.replace(one, name="run 0.00-1.00 s", measured=10.0 * one.measured)
+    weight = make_data(dataclasses.replace(problem, segments=(one, heavy))).train.weight
+    np.testing.assert_allclose(weight[0], 10.0 * weight[1], rtol=1e-12)
+    assert weight[0].max() > 0
+    again = dataclasses.replace(heavy, name="walk 2.00-3.00 s")
+    weight = make_data(dataclasses.replace(problem, segments=(one, again))).train.weight
+    np.testing.assert_array_equal(weight[0], weight[1])
 
 
 def test_padding_and_lead_in_do_not_count():
