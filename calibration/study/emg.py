@@ -11,7 +11,8 @@ import numpy as np
 
 from calibration.study.checks import is_kind
 from nms_gym.errors import InputError, listed
-from nms_gym.excitation.emg import process_emg, remove_baseline
+from nms_gym.excitation.amplitude import Conditioning
+from nms_gym.excitation.emg import AMPLITUDES, emg_conditioning, process_emg, remove_baseline
 from nms_gym.recording.storage import Table
 from nms_gym.recording.trial import UNDERSHOOT
 
@@ -37,7 +38,16 @@ class EmgReference:
     """channel -> value in the recording's unit; empty where every trial has its own"""
 
 
-FILTERS: Mapping[str, Any] = {"high_pass": 30.0, "low_pass": 6.0, "order": 4, "zero_lag": True, "notch": None}
+FILTERS: Mapping[str, Any] = {
+    "high_pass": 30.0,
+    "low_pass": 6.0,
+    "order": 4,
+    "zero_lag": True,
+    "notch": None,
+    "amplitude": "rectified",
+    "whiten": False,
+    "noise_floor": False,
+}
 """how raw EMG is filtered where a recipe does not say"""
 
 
@@ -52,13 +62,17 @@ class EmgRecipe:
     kind: str = "envelope"
     """"raw" or "envelope" """
     high_pass: float | None = None
-    """Hz; this and the next four are for raw EMG, by default ``FILTERS``"""
+    """Hz; this and the next seven are for raw EMG, by default ``FILTERS``"""
     low_pass: float | None = None
     """Hz"""
     order: int | None = None
     zero_lag: bool | None = None
     notch: float | None = None
     """Hz"""
+    amplitude: str | None = None
+    """one of ``AMPLITUDES``"""
+    whiten: bool | None = None
+    noise_floor: bool | None = None
     normalise: str = ""
     """what becomes 1, one of ``NORMALISATIONS``; by default "session" for raw EMG and "none" for envelopes"""
     mvc: Mapping[str, float] = field(default_factory=dict)
@@ -72,6 +86,8 @@ class EmgRecipe:
         given = [name for name in FILTERS if getattr(self, name) is not None]
         if self.kind == "envelope" and given:
             raise InputError(f"{listed(given)} filters raw EMG only, but kind is 'envelope'; remove it")
+        if self.amplitude is not None and self.amplitude not in AMPLITUDES:
+            raise InputError(f"amplitude is {self.amplitude!r}; use one of {listed(AMPLITUDES)}")
         if not self.normalise:
             object.__setattr__(self, "normalise", "session" if self.kind == "raw" else "none")
         if self.normalise not in NORMALISATIONS:
@@ -106,11 +122,12 @@ def make_envelopes(
         tables: EMG as recorded, one per trial.
         recipe: how it becomes envelopes.
         where: for messages.
-        train: training windows of each trial; "session" looks for its largest values in these alone, so that nothing
-            held out has a say in what the fit sees.
+        train: training windows of each trial; "session" looks for its largest values in these alone, and so do
+            whitening and noise floor where there are any, so that nothing held out has a say in what the fit sees.
         known: channel -> value to divide by instead of the largest one of these recordings.
     """
-    made = [_envelope(t, recipe) for t in tables]
+    conditioning = _conditioning(tables, recipe, where, train)
+    made = [_envelope(t, recipe, conditioning) for t in tables]
     labels = made[0].labels
     kind = NORMALISATIONS[recipe.normalise]
     if recipe.normalise == "none":
@@ -153,7 +170,35 @@ def _in_windows(tables: Sequence[Table], train: Sequence[Times]) -> list[np.ndar
     return found
 
 
-def _envelope(table: Table, recipe: EmgRecipe) -> Table:
+def _conditioning(
+    tables: Sequence[Table], recipe: EmgRecipe, where: str, train: Sequence[Times]
+) -> Conditioning | None:
+    """Whitening filters and noise floors of the training windows, or where there are none, of all recordings."""
+    if recipe.kind != "raw" or not (recipe.filters["whiten"] or recipe.filters["noise_floor"]):
+        return None
+    inside = [_inside(t.time, windows) for t, windows in zip(tables, train, strict=True)]
+    if not any(use.any() for use in inside):
+        inside = [np.ones(len(t.time), bool) for t in tables]
+    used = [(t, use) for t, use in zip(tables, inside, strict=True) if use.any()]
+    labels = tables[0].labels
+    return emg_conditioning(
+        [(t.time, np.stack([t.column(c) for c in labels], axis=1)) for t, _ in used],
+        labels,
+        counted=[use for _, use in used],
+        where=where,
+        **{name: value for name, value in recipe.filters.items() if name != "amplitude"},
+    )
+
+
+def _inside(time: np.ndarray, windows: Times) -> np.ndarray:
+    if windows is None:
+        return np.ones(len(time), bool)
+    return (
+        np.any([(time >= a) & (time <= b) for a, b in windows], axis=0) if len(windows) else np.zeros(len(time), bool)
+    )
+
+
+def _envelope(table: Table, recipe: EmgRecipe, conditioning: Conditioning | None) -> Table:
     """As recorded, or filtered, with the resting level removed."""
     time, values = table.time, table.data
     if recipe.kind == "raw":
@@ -162,6 +207,7 @@ def _envelope(table: Table, recipe: EmgRecipe) -> Table:
             values,
             table.labels,
             **recipe.filters,
+            conditioning=conditioning,
             normalise="none",
             step=0.005,
             where=table.path,

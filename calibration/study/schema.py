@@ -17,6 +17,7 @@ from calibration.study.emg import FILTERS, NORMALISATIONS, EmgRecipe
 from calibration.study.options import SolverOptions
 from calibration.study.synergies import MODES, PRIORS, SynergyPlan
 from calibration.study.validation import WAYS, ValidationPlan
+from nms_gym.excitation.emg import AMPLITUDES
 from nms_gym.model.structure import Settings
 from nms_gym.recording.arrays import AXES, ROLES
 
@@ -161,10 +162,18 @@ TABLES: Mapping[str, Table] = {
                 Key(name, kind, None, f"{text}; of raw EMG only", unit, f"{FILTERS[name]}".lower())
                 for name, kind, text, unit in (
                     ("high_pass", "number", "high-pass cut-off", "Hz"),
-                    ("low_pass", "number", "low-pass cut-off of the rectified signal", "Hz"),
+                    ("low_pass", "number", "low-pass cut-off of its amplitude", "Hz"),
                     ("order", "whole number", "of the Butterworth filters", ""),
                     ("zero_lag", "true or false", "whether they run forwards and backwards", ""),
                     ("notch", "number", "mains frequency to remove", "Hz"),
+                    ("amplitude", "text", "what is smoothed, one of " + _choice(AMPLITUDES), ""),
+                    ("whiten", "true or false", "whether to whiten it first: less noise of chance", ""),
+                    (
+                        "noise_floor",
+                        "true or false",
+                        "whether to subtract the power of its quietest stretches; leave out for tonic tasks",
+                        "",
+                    ),
                 )
             ),
             Key(

@@ -5,6 +5,9 @@ divide by a reference. ``order`` is the order of each Butterworth filter as desi
 it forwards and backwards, which doubles the order in effect and puts 6 dB (not 3) at the cut-off: "4th-order
 zero-lag" here is what NMSM, CEINMS and most gait papers mean by running a 4th-order filter both ways. Those
 who count both passes call it 8th order; for their "4th-order zero-lag" give ``order=2``.
+
+Three options make the amplitude less noisy (``excitation.amplitude``): whitening before the rectifier, power in place
+of magnitude, and a noise floor that is subtracted in power, as noise adds.
 """
 
 from __future__ import annotations
@@ -18,9 +21,18 @@ import numpy as np
 from scipy.signal import butter, iirnotch, sosfilt, sosfilt_zi, sosfiltfilt, tf2sos
 
 from nms_gym.errors import InputError, listed, near
+from nms_gym.excitation.amplitude import (
+    Conditioning,
+    estimate,
+    rectified_power,
+    smoothing_bandwidth,
+    whitened,
+    without_noise,
+)
 from nms_gym.recording.sampling import SAME_TIME, resample, sampling_step
 from nms_gym.recording.storage import Table, require_unique
 
+AMPLITUDES = ("rectified", "power")
 NOTCH_QUALITY = 30.0  # bandwidth of the mains notch is its frequency / 30
 # A channel that repeats one value over half of the record was not recording.
 DEAD_SHARE = 0.5
@@ -41,6 +53,7 @@ class Envelopes:
         time: (E,) s; channels: C names; emg: (E, C), >= 0, dimensionless when normalised.
         reference: channel -> value that the envelope was divided by (unit of the raw signal).
         recipe: the settings used, for the subject file and the report.
+        conditioning: whitening filters and noise floors used, where asked for.
     """
 
     time: np.ndarray
@@ -48,6 +61,7 @@ class Envelopes:
     emg: np.ndarray
     reference: Mapping[str, float]
     recipe: Mapping[str, object] = field(default_factory=dict)
+    conditioning: Conditioning | None = None
 
     def table(self, path: str = "EMG") -> Table:
         """The same as a table for ``make_trial``."""
@@ -64,6 +78,10 @@ def process_emg(
     order: int = 4,
     zero_lag: bool = True,
     notch: float | None = None,
+    amplitude: str = "rectified",
+    whiten: bool = False,
+    noise_floor: bool = False,
+    conditioning: Conditioning | None = None,
     normalise: str = "trial",
     reference: Mapping[str, float] | None = None,
     subtract_minimum: bool = False,
@@ -84,6 +102,14 @@ def process_emg(
             delays the envelope by about ``causal_delay(low_pass, order)``; do not add it to the
             electromechanical delay twice.
         notch: mains frequency (Hz) to remove, with bandwidth notch / 30.
+        amplitude: what is smoothed: "rectified", the magnitude; or "power", whose root is then taken, the maximum
+            likelihood estimate of a constant amplitude, which gives bursts more weight than the rest beside them.
+        whiten: make samples independent first, so that smoothing averages over more of them; pays where the EMG was
+            sampled well above its band (Clancy & Hogan 1994).
+        noise_floor: subtract the power of each channel's quietest stretches. Not for tasks in which a muscle never
+            rests: its tonic activity is taken for noise.
+        conditioning: whitening filters and noise floors from other recordings, ``emg_conditioning``; default from this
+            one, all of it, which no causal system could do.
         normalise: "trial" divides by each channel's largest value here; "session" and "mvc" by ``reference``;
             "none" leaves the unit.
         reference: channel -> value, from ``session_maxima`` or from maximum voluntary contractions processed
@@ -98,7 +124,7 @@ def process_emg(
     Raises:
         InputError: shapes and names disagree; a number is not finite; a gap in time; a cut-off is not below
             half the sampling rate; the record is too short; a channel is dead (constant); a reference is
-            missing or not positive.
+            missing or not positive; an unknown amplitude, or a conditioning without some channel.
 
     Warns:
         SaturationWarning: a channel repeats its extreme value.
@@ -112,15 +138,33 @@ def process_emg(
     bands = _bands(high_pass, low_pass, notch, raw_step, len(values), order, where)
     _check_channels(np.asarray(time), values, names, where)
 
-    # Per channel, over time. A mean over channels would be a common-average reference and mix channels.
-    values = values - values.mean(axis=0)
-    for sos, frequency in bands:
-        values = _filter(values, sos, raw_step, frequency, order, zero_lag, "odd", edge_samples)
-    if zero_lag:
-        values = values - values.mean(axis=0)
+    if amplitude not in AMPLITUDES:
+        raise InputError(f"{where}: amplitude is {amplitude!r}; allowed: {listed(AMPLITUDES)}")
+    values = _filtered(values, bands, raw_step, order, zero_lag, edge_samples)
+    if conditioning is not None:
+        missing = [name for name in names if name not in conditioning.channels]
+        if missing:
+            raise InputError(
+                f"{where}: the conditioning lacks channel {listed(missing)}; it has {listed(conditioning.channels)}"
+            )
+        conditioning = conditioning.of(names)
+    elif whiten or noise_floor:
+        everywhere = np.ones(len(values), bool)
+        conditioning = estimate(
+            names, [(values, everywhere)], raw_step, whiten=whiten, noise_floor=noise_floor, zero_lag=zero_lag
+        )
+    if whiten and conditioning is not None:
+        values = whitened(values, conditioning.whitening, zero_lag)
     smooth = np.asarray(butter(order, low_pass, fs=1 / raw_step, output="sos"))
-    envelope = _filter(np.abs(values), smooth, raw_step, low_pass, order, zero_lag, "even", edge_samples)
+    magnitude = np.abs(values) if amplitude == "rectified" else values**2
+    envelope = _filter(magnitude, smooth, raw_step, low_pass, order, zero_lag, "even", edge_samples)
     envelope = np.maximum(envelope, 0.0)
+    if noise_floor and conditioning is not None:
+        power = rectified_power(envelope) if amplitude == "rectified" else envelope
+        spread = np.sqrt(2 * smoothing_bandwidth(low_pass, order, zero_lag) / conditioning.bandwidth)
+        envelope = without_noise(power, conditioning.noise_power, spread)
+    elif amplitude == "power":
+        envelope = np.sqrt(envelope)
     if subtract_minimum:
         envelope = envelope - envelope.min(axis=0)
     divisor = _reference(envelope, names, normalise, reference, where)
@@ -134,11 +178,66 @@ def process_emg(
         "order": order,
         "zero_lag": zero_lag,
         "notch": notch,
+        "amplitude": amplitude,
+        "whiten": whiten,
+        "noise_floor": noise_floor,
         "normalise": normalise,
         "subtract_minimum": subtract_minimum,
         "sampling_step": raw_step,
     }
-    return Envelopes(grid, names, envelope, divisor, recipe)
+    return Envelopes(grid, names, envelope, divisor, recipe, conditioning)
+
+
+def emg_conditioning(
+    records: Sequence[tuple[np.ndarray, np.ndarray]],
+    channels: Sequence[str],
+    *,
+    counted: Sequence[np.ndarray] | None = None,
+    whiten: bool = True,
+    noise_floor: bool = True,
+    high_pass: float | tuple[float, float] | None = 30.0,
+    low_pass: float = 6.0,
+    order: int = 4,
+    zero_lag: bool = True,
+    notch: float | None = None,
+    where: str = "EMG",
+) -> Conditioning:
+    """Whitening filters and noise floors of a set of recordings, for all of them or for later ones, live ones too.
+
+    The filter is fitted to the loudest quarter of each channel; the floor is the power of its quietest stretches: the
+    5th percentile of the mean power over 0.3 s.
+
+    Args:
+        records: (time, raw) as ``process_emg`` takes them, with the same channels.
+        channels: C names.
+        counted: (T,) bool of each record, samples that have a say; default all.
+        whiten: else there is no filter.
+        noise_floor: else the noise is 0.
+        high_pass: as ``process_emg`` will be given; likewise the other filters.
+        low_pass: Hz.
+        order: of the filters.
+        zero_lag: as ``process_emg`` will be given.
+        notch: Hz.
+        where: for messages.
+
+    Raises:
+        InputError: as ``process_emg``; or records of different sampling rates, or none.
+    """
+    if not records:
+        raise InputError(f"{where}: conditioning needs at least one recording; none was given")
+    uses = [np.ones(len(time), bool) for time, _ in records] if counted is None else counted
+    found, steps = [], []
+    for (time, raw), use in zip(records, uses, strict=True):
+        step, values = _check_raw(time, raw, channels, where)
+        bands = _bands(high_pass, low_pass, notch, step, len(values), order, where)
+        found.append((_filtered(values, bands, step, order, zero_lag, None), use))
+        steps.append(step)
+    if max(steps) > 1.01 * min(steps):
+        raise InputError(
+            f"{where}: recordings are sampled at {1 / max(steps):g} to {1 / min(steps):g} Hz; whitening and noise"
+            " floor need one rate: resample them or process them apart"
+        )
+    return estimate(tuple(channels), found, steps[0], whiten=whiten, noise_floor=noise_floor, zero_lag=zero_lag)
 
 
 def session_maxima(trials: Iterable[Envelopes]) -> dict[str, float]:
@@ -322,6 +421,22 @@ def _reference(
 
 # --- filters
 # ----------------------------------------------------------------------------------------------------
+
+
+def _filtered(
+    values: np.ndarray,
+    bands: Sequence[tuple[np.ndarray, float]],
+    step: float,
+    order: int,
+    zero_lag: bool,
+    edge_samples: int | None,
+) -> np.ndarray:
+    """Raw EMG through the filters before the rectifier, without its mean."""
+    # Per channel, over time. A mean over channels would be a common-average reference and mix channels.
+    values = values - values.mean(axis=0)
+    for sos, frequency in bands:
+        values = _filter(values, sos, step, frequency, order, zero_lag, "odd", edge_samples)
+    return values - values.mean(axis=0) if zero_lag else values
 
 
 def _filter(

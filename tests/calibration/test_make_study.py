@@ -206,6 +206,8 @@ def test_bad_arguments_are_named(changes, message):
     ("make", "message"),
     [
         (lambda: EmgRecipe("envelope", low_pass=6.0), "'low_pass' filters raw EMG only"),
+        (lambda: EmgRecipe("envelope", whiten=True), "'whiten' filters raw EMG only"),
+        (lambda: EmgRecipe("raw", amplitude="rms"), "amplitude is 'rms'; use one of 'rectified', 'power'"),
         (lambda: SynergyPlan(mode="hybrid"), "mode is 'hybrid'"),
         (lambda: ValidationPlan("day"), "by is 'day'"),
         (lambda: SolverOptions(starts=0), "starts is 0"),
