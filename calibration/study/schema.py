@@ -171,7 +171,7 @@ TABLES: Mapping[str, Table] = {
                     (
                         "noise_floor",
                         "true or false",
-                        "whether to subtract the power of its quietest stretches; leave out for tonic tasks",
+                        "whether to subtract the power of its quietest stretches; leave out unless every muscle rests",
                         "",
                     ),
                 )

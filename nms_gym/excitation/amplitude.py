@@ -57,6 +57,7 @@ def estimate(
     whiten: bool,
     noise_floor: bool,
     zero_lag: bool,
+    rest: Sequence[np.ndarray] = (),
 ) -> Conditioning:
     """Whitening filter, noise floor and statistical bandwidth of each channel, from all records together.
 
@@ -67,12 +68,20 @@ def estimate(
         whiten: whether to; else the filter is the identity.
         noise_floor: whether to; else the noise is 0.
         zero_lag: how the whitening filter will be run.
+        rest: (T', C) likewise filtered EMG of relaxed muscles, whose power is the noise; without, the noise is that of
+            the quietest stretches of the records, somewhat less than it is where they rest and too much where they
+            never do.
     """
     active, quiet = _among(records, step, ACTIVE_QUANTILE, 1.0), _among(records, step, 0.0, 2 * QUIET_QUANTILE)
     whitening = np.ones((len(channels), 1))
     if whiten:
         values = [x for x, _ in records]
-        loud, noise = (autocorrelation(values, use, WHITENING_ORDER) for use in (active, quiet))
+        loud = autocorrelation(values, active, WHITENING_ORDER)
+        noise = (
+            autocorrelation(rest, [np.ones(x.shape, bool) for x in rest], WHITENING_ORDER)
+            if rest
+            else autocorrelation(values, quiet, WHITENING_ORDER)
+        )
         loaded = loud + (1 / WHITENED_AT**2 - 1) * noise
         whitening = np.array([prediction_error_filter(r) for r in loaded.T])
         records = [(whitened(x, whitening, zero_lag), counted) for x, counted in records]
@@ -85,11 +94,12 @@ def estimate(
     bandwidth = np.array([statistical_bandwidth(r, step) for r in correlation.T])
     noise = np.zeros(len(channels))
     if noise_floor:
-        power = np.concatenate([_moving_power(x, step)[counted] for x, counted in records])
-        least = np.quantile(power, QUIET_QUANTILE, axis=0)
-        # The least of many estimates is too little: what is within two standard errors either way is noise like it.
-        similar = power <= least * (1 + 4 / np.sqrt(bandwidth * POWER_WINDOW))
-        noise = np.where(similar, power, 0.0).sum(axis=0) / similar.sum(axis=0)
+        if rest:
+            resting = [whitened(x, whitening, zero_lag) for x in rest]
+            noise = np.mean(np.concatenate(resting) ** 2, axis=0)
+        else:
+            power = np.concatenate([_moving_power(x, step)[counted] for x, counted in records])
+            noise = np.quantile(power, QUIET_QUANTILE, axis=0)
     return Conditioning(tuple(channels), whitening, noise, bandwidth)
 
 

@@ -193,6 +193,7 @@ def emg_conditioning(
     channels: Sequence[str],
     *,
     counted: Sequence[np.ndarray] | None = None,
+    rest: Sequence[tuple[np.ndarray, np.ndarray]] = (),
     whiten: bool = True,
     noise_floor: bool = True,
     high_pass: float | tuple[float, float] | None = 30.0,
@@ -211,6 +212,8 @@ def emg_conditioning(
         records: (time, raw) as ``process_emg`` takes them, with the same channels.
         channels: C names.
         counted: (T,) bool of each record, samples that have a say; default all.
+        rest: recordings of relaxed muscles, like ``records``, that give the floor in place of the quietest stretches.
+            Where a muscle is never quite at rest in ``records``, only these tell noise from activity.
         whiten: else there is no filter.
         noise_floor: else the noise is 0.
         high_pass: as ``process_emg`` will be given; likewise the other filters.
@@ -226,18 +229,26 @@ def emg_conditioning(
     if not records:
         raise InputError(f"{where}: conditioning needs at least one recording; none was given")
     uses = [np.ones(len(time), bool) for time, _ in records] if counted is None else counted
-    found, steps = [], []
-    for (time, raw), use in zip(records, uses, strict=True):
+    steps, found = [], []
+    for time, raw in (*records, *rest):
         step, values = _check_raw(time, raw, channels, where)
         bands = _bands(high_pass, low_pass, notch, step, len(values), order, where)
-        found.append((_filtered(values, bands, step, order, zero_lag, None), use))
+        found.append(_filtered(values, bands, step, order, zero_lag, None))
         steps.append(step)
     if max(steps) > 1.01 * min(steps):
         raise InputError(
             f"{where}: recordings are sampled at {1 / max(steps):g} to {1 / min(steps):g} Hz; whitening and noise"
             " floor need one rate: resample them or process them apart"
         )
-    return estimate(tuple(channels), found, steps[0], whiten=whiten, noise_floor=noise_floor, zero_lag=zero_lag)
+    return estimate(
+        tuple(channels),
+        list(zip(found[: len(records)], uses, strict=True)),
+        steps[0],
+        whiten=whiten,
+        noise_floor=noise_floor,
+        zero_lag=zero_lag,
+        rest=found[len(records) :],
+    )
 
 
 def session_maxima(trials: Iterable[Envelopes]) -> dict[str, float]:
