@@ -164,7 +164,7 @@ def analyse(
 
 
 # Windows per set that bands are worked out for, and those of them that are drawn; evenly spread.
-MOST_WINDOWS, MOST_DRAWN = 12, 4
+MOST_WINDOWS, MOST_DRAWN = 8, 4
 
 
 def _spread(items: Sequence[T], most: int) -> list[T]:

@@ -169,19 +169,38 @@ def fit_discrepancy(
     if not segments:
         raise InputError("no training window to learn a discrepancy from")
     inputs, errors = [], []
-    recordings: list[str] = []
     names: tuple[str, ...] = ()
     for s in segments:
         output = predict_segment(model, params, s)
         names, values = discrepancy_inputs(model, s, output)
         inputs.append(values[s.scored])
-        recordings += [s.recording] * len(inputs[-1])
         errors.append(training_errors(s, np.asarray(output.moments)))
+    return learn(segments, names, inputs, errors, moment_bandwidth=moment_bandwidth)
+
+
+def learn(
+    segments: Sequence[Segment],
+    names: tuple[str, ...],
+    inputs: Sequence[np.ndarray],
+    errors: Sequence[np.ndarray],
+    *,
+    moment_bandwidth: float = 6.0,
+) -> Discrepancy:
+    """A discrepancy from errors however they were made.
+
+    Args:
+        segments: training windows.
+        names: of the F inputs.
+        inputs: of every window, its counted samples ``(T, F)``.
+        errors: likewise, ``(T, K)`` N·m, measured minus predicted.
+        moment_bandwidth: Hz, see ``fit_discrepancy``.
+    """
     x, e = np.concatenate(inputs), np.concatenate(errors)
+    recordings = np.repeat([s.recording for s in segments], [len(v) for v in errors])
     count = len(segments[0].coordinates)
-    spread = x.std(axis=0)
     least = LEAST_SPREAD * np.maximum(np.abs(x).max(axis=0), 1.0)
-    length = np.maximum(spread, least) * np.where(np.arange(x.shape[1]) < 2 * count, MOTION_LENGTH, ACTIVATION_LENGTH)
+    scales = np.where(np.arange(x.shape[1]) < 2 * count, MOTION_LENGTH, ACTIVATION_LENGTH)
+    length = np.maximum(x.std(axis=0), least) * scales
     dependent = max(1.0, 1.0 / (2.0 * moment_bandwidth * float(segments[0].replay.dt)))
     sd, noise = np.transpose([_sizes(x, e[:, k], length, round(dependent)) for k in range(count)])
     windows = np.repeat(np.arange(len(segments)), [len(v) for v in errors])
@@ -193,7 +212,7 @@ def fit_discrepancy(
         inputs=names,
         length=length,
         points=x[kept],
-        recordings=np.array(recordings)[kept],
+        recordings=recordings[kept],
         errors=e[kept],
         sd=sd,
         noise=noise,

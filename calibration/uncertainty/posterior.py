@@ -47,7 +47,7 @@ MOST_TAKEN = 0.75
 # A draw is believed up to this much more than the rise of the cost that the quadratic model says.
 RISE_FACTOR, RISE = 1.0, 1.0
 # Halvings of the line between a solution and a draw that does not fit.
-BISECTIONS = 7
+BISECTIONS = 5
 # Points whose cost is computed side by side.
 COSTS_AT_ONCE = 25
 

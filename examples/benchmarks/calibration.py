@@ -28,30 +28,14 @@ from typing import Any
 
 import calibration_ceinms
 import common
+from studies import STUDIES, as_it_is, emg_driven, swapped
 
 # This script is named like the package it measures; Python would find itself first.
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
 
-STUDIES = HERE.parent / "configs"
 # The study that is timed, with each solver; the others are scored only.
 TIMED = "ceinms_rt_walk"
-
-
-def as_it_is(text: str) -> str:
-    return text
-
-
-def emg_driven(text: str) -> str:
-    """The same study with passive muscles where the synergies would be, and no weights to fit."""
-    return text.replace("[synergies]\n", '[synergies]\nmode = "emg_driven"\n').replace("[free.synergy_weight]\n", "")
-
-
-def swapped(text: str) -> str:
-    """Trained on what is held out, and the other way round."""
-    return (
-        text.replace("train = true", "<>").replace("held_out = true", "train = true").replace("<>", "held_out = true")
-    )
 
 
 # (study, what is changed in its text, how the row is called)
