@@ -52,6 +52,9 @@ BETWEEN_RECORDINGS = 0.9
 BLOCKS = 4
 # Part of the errors that should be within this many standard deviations.
 LEVEL, NORMAL_QUANTILE = 0.9, 1.6449
+# Prior of that ratio, log-normal: median and standard deviation of its logarithm. Independent samples of one stride are
+# too far from each other to tell the two apart; what differs between strides is a tenth of what they have in common.
+USUAL_RATIO, USUAL_SPREAD = 0.1, 1.0
 # An input that hardly varies in training would make every other value infinitely far away.
 LEAST_SPREAD = 1e-3
 
@@ -373,8 +376,8 @@ def training_errors(segment: Segment, moments: np.ndarray) -> np.ndarray:
 
 
 def _sizes(x: np.ndarray, e: np.ndarray, length: np.ndarray, every: int) -> tuple[float, float]:
-    """Standard deviations of discrepancy and noise, by marginal likelihood; the size has a closed form, the ratio is
-    searched."""
+    """Standard deviations of discrepancy and noise, by marginal likelihood; the size has a closed form, the ratio has a
+    prior and is searched."""
     total = np.zeros(len(NOISE_RATIOS))
     variance = np.zeros(len(NOISE_RATIOS))
     ratios = np.array(NOISE_RATIOS)
@@ -386,5 +389,6 @@ def _sizes(x: np.ndarray, e: np.ndarray, length: np.ndarray, every: int) -> tupl
         size = np.mean(power / spectrum, axis=1)
         total -= 0.5 * (np.log(spectrum).sum(axis=1) + len(power) * np.log(size))
         variance += size / every
-    best = int(np.argmax(total))
+    prior = -0.5 * (np.log(ratios / USUAL_RATIO) / USUAL_SPREAD) ** 2
+    best = int(np.argmax(total / every + prior))
     return float(np.sqrt(variance[best])), float(np.sqrt(variance[best] * ratios[best]))
