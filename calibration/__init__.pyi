@@ -14,6 +14,7 @@ from .problem import DEFAULT_FREE as DEFAULT_FREE
 from .problem import Free as Free
 from .problem import Penalties as Penalties
 from .problem import Problem as Problem
+from .problem import Target as Target
 from .problem import default_free as default_free
 from .study.build import Study as Study
 from .study.build import make_study as make_study

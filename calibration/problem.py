@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nms_gym.errors import InputError, listed
+from nms_gym.errors import InputError, listed, near
 from nms_gym.model.parameters import KINDS, PARAMETER_KINDS, NmsParams, entries, has_effect
+from nms_gym.model.quantities import MUSCLE_OUTPUTS, QUANTITIES
 from nms_gym.model.replay import Segment
 from nms_gym.model.structure import NmsModel
 
@@ -99,6 +100,47 @@ class Penalties:
 
 
 @dataclass(frozen=True, eq=False)
+class Target:
+    """A measured quantity of one muscle on a segment, beside the moments: fiber lengths from ultrasound, say.
+
+    Raises:
+        InputError: unknown quantity, values that are no series or hold no number, a tolerance that is not positive.
+    """
+
+    quantity: str
+    """one of ``MUSCLE_OUTPUTS``"""
+    muscle: str
+    values: np.ndarray
+    """(T,) on the segment's samples, in the quantity's unit; not a number where it was not measured"""
+    tolerance: float
+    """expected error, of model and measurement, in the quantity's unit"""
+
+    def __post_init__(self) -> None:
+        if self.quantity not in MUSCLE_OUTPUTS:
+            raise InputError(
+                f"target of {self.muscle!r}: no quantity {self.quantity!r}; {near(self.quantity, MUSCLE_OUTPUTS)}"
+            )
+        values = np.asarray(self.values, float)
+        object.__setattr__(self, "values", values)
+        if values.ndim != 1:
+            raise InputError(f"{self}: values have shape {values.shape}; expected (T,), a value per sample")
+        if not np.isfinite(values).any():
+            raise InputError(f"{self}: no value is a number; leave it out where it was not measured")
+        if not (np.isfinite(self.tolerance) and self.tolerance > 0):
+            raise InputError(
+                f"{self}: tolerance is {self.tolerance:g}; give the expected error, above 0, in {self.unit}"
+            )
+
+    def __str__(self) -> str:
+        return f"target {self.quantity} of {self.muscle!r}"
+
+    @property
+    def unit(self) -> str:
+        """Of values and tolerance."""
+        return QUANTITIES[self.quantity].unit
+
+
+@dataclass(frozen=True, eq=False)
 class Layout:
     """Where each entry of ``z`` goes. NumPy, fixed before anything is traced; equal layouts share compiled solvers."""
 
@@ -160,6 +202,8 @@ class Problem:
     """(M, C) channels whose EMG the excitation should follow where it does not drive the muscle (mode synergy_only)"""
     passive: tuple[Segment, ...] = ()
     """motions of relaxed muscles with their passive moments; not a number where a moment is not known"""
+    targets: tuple[tuple[Target, ...], ...] = ()
+    """what was measured of single muscles, beside the moments, on each of the segments"""
 
     def __post_init__(self) -> None:
         if self.free is BY_DEFAULT:
@@ -184,8 +228,18 @@ class Problem:
             for k, c in enumerate(s.coordinates):
                 if float(np.std(s.measured[s.scored, k])) < 1e-9:
                     raise InputError(f"{s.name}: the measured moment of {c!r} is constant; leave that coordinate out")
+        self._check_targets()
         layout = make_layout(self)
         self._require_effect(layout)
+
+    def _check_targets(self) -> None:
+        if self.targets and len(self.targets) != len(self.segments):
+            raise InputError(
+                f"targets of {len(self.targets)} segments for {len(self.segments)}; give each its own, () where "
+                "nothing was measured"
+            )
+        for segment, targets in zip(self.segments, self.targets, strict=bool(self.targets)):
+            check_targets(self.model, segment, targets)
 
     def _require_effect(self, layout: Layout) -> None:
         """Refuse a penalty that was asked for and can do nothing."""
@@ -213,6 +267,27 @@ class Problem:
     def coordinates(self) -> tuple[str, ...]:
         """Joints whose moments are fitted."""
         return self.segments[0].coordinates
+
+
+def check_targets(model: NmsModel, segment: Segment, targets: Sequence[Target]) -> None:
+    """Raise ``InputError`` unless a segment can have these targets."""
+    seen: set[tuple[str, str]] = set()
+    for t in targets:
+        where = f"{segment.name}: {t}"
+        if t.muscle not in model.muscles:
+            raise InputError(f"{where}: the model has no such muscle; {near(t.muscle, model.muscles)}")
+        if (t.quantity, t.muscle) in seen:
+            raise InputError(f"{where} is given twice; average the measurements, or keep one")
+        seen.add((t.quantity, t.muscle))
+        if t.quantity == "tendon_strains" and model.settings.tendon == "rigid":
+            raise InputError(f"{where}: tendons are rigid, their strain is 0; use tendon = 'elastic'")
+        if len(t.values) != len(segment.time):
+            raise InputError(
+                f"{where} has {len(t.values)} values, the segment {len(segment.time)} samples, lead-in included; "
+                "give one for each, not a number where it was not measured"
+            )
+        if not np.isfinite(t.values[segment.scored]).any():
+            raise InputError(f"{where} has no value after the lead-in, where samples count; leave it out")
 
 
 def make_layout(problem: Problem) -> Layout:

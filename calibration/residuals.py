@@ -11,6 +11,7 @@ tendon_strain          tendon strains beyond theirs
 effort                 activation of muscles that only synergies drive
 emg_tracking           residual excitation: recorded muscles that synergies drive too, against their EMG
 synergy_reconstruction recorded muscles that synergies drive alone (mode synergy_only), against their EMG
+target_QUANTITY        errors of what was measured of single muscles (``Target``), a block per quantity
 group_similarity       differences within groups of muscles or channels
 prior                  distance of the parameters from the uncalibrated person
 =====================  ===================================================================================
@@ -34,8 +35,10 @@ from calibration.problem import Layout, Penalties, Problem, group_rows, make_lay
 from nms_gym._pytree import Leaf, pytree
 from nms_gym.model.forward import NmsOutput, channel_excitation
 from nms_gym.model.parameters import NmsParams
+from nms_gym.model.quantities import MUSCLE_OUTPUTS
 from nms_gym.model.replay import Replay, Segment, delayed_channels, padded, predict_moments
 from nms_gym.model.structure import NmsModel
+from nms_gym.muscle.derived import spread
 
 # What emg_tolerance and passive_tolerance are where they have an effect and nobody says.
 EMG_TOLERANCE, PASSIVE_TOLERANCE = 0.1, 5.0
@@ -56,6 +59,16 @@ class Stack:
 
 
 @pytree
+class MeasuredMuscles:
+    """A quantity of muscles as measured, on the samples of a ``Stack``."""
+
+    values: Leaf
+    """(S, T, M) in its unit, zero where not measured"""
+    weight: Leaf
+    """(S, T, M) one over the tolerance, zero where not measured"""
+
+
+@pytree
 class Data:
     """What a calibration is fitted to."""
 
@@ -67,6 +80,8 @@ class Data:
     """(M, C) channels that excitations are compared with; rows of zeros where they are not"""
     similar: Leaf
     """(R, P) differences within groups, in tolerances; no rows where that is off"""
+    targets: dict[str, MeasuredMuscles]
+    """by quantity"""
 
 
 @pytree
@@ -114,6 +129,7 @@ def make_data(problem: Problem) -> Data:
         passive=passive,
         tracked=problem.tracked_weights,
         similar=rows if p.group_tolerance else rows[:0],
+        targets=_measured_muscles(problem, mask.shape[1]),
     )
 
 
@@ -123,6 +139,22 @@ def _spread_of_recordings(segments: Sequence[Segment], moments: np.ndarray, mask
     of = np.array([s.recording for s in segments])
     spread = {name: moments[of == name][mask[of == name]].std(axis=0) for name in dict.fromkeys(of)}
     return np.array([spread[name] for name in of])
+
+
+def _measured_muscles(problem: Problem, steps: int) -> dict[str, MeasuredMuscles]:
+    """The problem's targets by quantity, padded to ``steps``."""
+    shape = (len(problem.segments), steps, len(problem.model.muscles))
+    given = [(i, t) for i, targets in enumerate(problem.targets) for t in targets]
+    found = {}
+    for quantity in sorted({t.quantity for _, t in given}):
+        values, weight = np.zeros(shape), np.zeros(shape)
+        for i, t in given:
+            if t.quantity == quantity:
+                known = np.isfinite(t.values)
+                at = i, slice(len(known)), problem.model.muscles.index(t.muscle)
+                values[at], weight[at] = np.where(known, t.values, 0.0), known / t.tolerance
+        found[quantity] = MeasuredMuscles(values, weight)
+    return found
 
 
 def _stacked(segments: Sequence[Segment]) -> tuple[Replay, np.ndarray, np.ndarray]:
@@ -190,6 +222,9 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
             followed = jnp.any(data.tracked != 0, axis=1)
             terms["emg_tracking"] = jnp.where(followed & driven, miss, 0.0)
             terms["synergy_reconstruction"] = jnp.where(followed & ~driven, miss, 0.0)
+        for quantity, measured in data.targets.items():
+            miss = MUSCLE_OUTPUTS[quantity](spread(params, out.fiber_length), out) - measured.values
+            terms[f"target_{quantity}"] = miss * measured.weight
         return {name: term * data.counted[:, :, None] for name, term in terms.items()}
 
     def forces(model: NmsModel, data: Data, start: NmsParams, z: Array) -> Forces:

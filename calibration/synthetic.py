@@ -9,17 +9,18 @@ error: no parameters explain it, it is correlated over time, and a posterior tha
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 from scipy.signal import butter, sosfiltfilt
 
-from calibration.problem import Free, Penalties, Problem, make_layout, params_at
+from calibration.problem import Free, Penalties, Problem, Target, make_layout, params_at
 from calibration.uncertainty.truncated_normal import sample_box
 from calibration.validation import float64, predict_segment
 from nms_gym.model.parameters import NmsParams
+from nms_gym.model.quantities import MUSCLE_OUTPUTS
 from nms_gym.model.replay import Segment, make_segment
 from nms_gym.model.structure import NmsModel
 from nms_gym.recording.trial import Trial
@@ -54,6 +55,8 @@ class SyntheticPerson:
     """recordings like the training ones, of other motions"""
     true: tuple[Segment, ...]
     """the unseen ones without any error: the EMG that drove the muscles, and the moments they made"""
+    true_training: tuple[Segment, ...]
+    """the training ones without any error"""
 
 
 def make_person(
@@ -119,7 +122,39 @@ def make_person(
         params=truth,
         unseen=tuple(recorded[training:]),
         true=tuple(clean[training:]),
+        true_training=tuple(clean[:training]),
     )
+
+
+def with_targets(
+    person: SyntheticPerson,
+    measured: Mapping[str, Sequence[str]],
+    noise: Mapping[str, float],
+    *,
+    bandwidth: float = 6.0,
+    seed: int = 0,
+) -> Problem:
+    """The person's problem where quantities of single muscles were measured too, on all training recordings.
+
+    Args:
+        person: whose true values they are, made by the EMG that drove the muscles.
+        measured: quantity -> muscles.
+        noise: quantity -> standard deviation of the error, in its unit; that is its tolerance, too.
+        bandwidth: Hz, of the error.
+        seed: of the error.
+    """
+    problem, rng = person.problem, np.random.default_rng(seed)
+    targets = []
+    for segment in person.true_training:
+        out, dt = predict_segment(problem.model, person.params, segment), float(segment.replay.dt)
+        given = []
+        for quantity, muscles in measured.items():
+            values = np.asarray(MUSCLE_OUTPUTS[quantity](person.params, out))
+            values = values + noise[quantity] * _colored(values.shape, bandwidth, dt, rng)
+            columns = [problem.model.muscles.index(m) for m in muscles]
+            given += [Target(quantity, m, values[:, c], noise[quantity]) for m, c in zip(muscles, columns, strict=True)]
+        targets.append(tuple(given))
+    return dataclasses.replace(problem, targets=tuple(targets))
 
 
 def _motion(

@@ -9,9 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from calibration.problem import Target
 from nms_gym.errors import InputError
 from nms_gym.model.forward import NmsOutput
 from nms_gym.model.parameters import NmsParams
+from nms_gym.model.quantities import MUSCLE_OUTPUTS
 from nms_gym.model.replay import Replay, Segment, padded, predict_moments
 from nms_gym.model.structure import NmsModel
 
@@ -51,6 +53,23 @@ def compare(coordinate: str, predicted: np.ndarray, measured: np.ndarray) -> Met
         r=float(np.sum(deviation * spread)) / scale if scale > 0 else float("nan"),
         samples=len(measured),
     )
+
+
+@dataclass(frozen=True)
+class TargetMetrics:
+    """Agreement of a quantity of one muscle with what was measured, over the counted samples of all segments."""
+
+    quantity: str
+    muscle: str
+    unit: str
+    rmse: float
+    tolerance: float
+    """what the fit takes for its error; the largest where segments differ"""
+    samples: int
+
+    def row(self, **labels: Any) -> dict[str, Any]:
+        """As a flat dictionary with ``labels`` first, for JSON and tables."""
+        return {**labels, **asdict(self)}
 
 
 # Windows are padded to multiples of this many samples, so that strides of unequal length compile once.
@@ -123,4 +142,55 @@ def tabulate(
         if segments and all(s.measured is not None for s in segments)
         for which, p in (("uncalibrated", start), ("calibrated", params))
         for metrics in evaluate(model, p, segments)
+    ]
+
+
+def evaluate_targets(
+    model: NmsModel, params: NmsParams, segments: Sequence[Segment], targets: Sequence[Sequence[Target]]
+) -> list[TargetMetrics]:
+    """Metrics per quantity and muscle of what was measured on each of the segments; none where nothing was."""
+    errors: dict[tuple[str, str], list[tuple[Target, np.ndarray]]] = {}
+    for s, given in zip(segments, targets, strict=bool(targets)):
+        if not given:
+            continue
+        out = predict_segment(model, params, s)
+        for t in given:
+            values = np.asarray(MUSCLE_OUTPUTS[t.quantity](float64(params), out))[:, model.muscles.index(t.muscle)]
+            counts = s.scored & np.isfinite(t.values)
+            errors.setdefault((t.quantity, t.muscle), []).append((t, (values - t.values)[counts]))
+    return [
+        TargetMetrics(
+            quantity,
+            muscle,
+            found[0][0].unit,
+            float(np.sqrt(np.mean(np.concatenate([e for _, e in found]) ** 2))),
+            max(t.tolerance for t, _ in found),
+            sum(len(e) for _, e in found),
+        )
+        for (quantity, muscle), found in errors.items()
+    ]
+
+
+def tabulate_targets(
+    model: NmsModel,
+    start: NmsParams,
+    params: NmsParams,
+    train: tuple[Sequence[Segment], Sequence[Sequence[Target]]],
+    held_out: Mapping[str, tuple[Sequence[Segment], Sequence[Sequence[Target]]]],
+) -> list[dict[str, Any]]:
+    """Rows of ``TargetMetrics`` before and after calibration, labelled as those of ``tabulate``.
+
+    Args:
+        model: structure.
+        start: the uncalibrated person.
+        params: the calibrated one.
+        train: training windows, and what was measured of single muscles on each.
+        held_out: the same by the label of the set.
+    """
+    labelled = [("train", "training windows", train), *(("held-out", name, s) for name, s in held_out.items())]
+    return [
+        metrics.row(set=which, split=split, segment=name)
+        for split, name, (segments, targets) in labelled
+        for which, p in (("uncalibrated", start), ("calibrated", params))
+        for metrics in evaluate_targets(model, p, segments, targets)
     ]

@@ -12,6 +12,7 @@ from calibration.report.drawing import AFTER, MEASURED, Picture, drawing, new_fi
 from calibration.report.names import joint_name, number, percent, significant
 from calibration.uncertainty.analysis import Analysis, BandSet
 from nms_gym.model.parameters import KINDS, NmsParams
+from nms_gym.model.quantities import MUSCLE_OUTPUTS
 from nms_gym.model.structure import NmsModel
 
 # Directions and pairs that the report spells out.
@@ -26,6 +27,7 @@ BLOCK_NAMES = {
     "emg_tracking": "Residual excitations",
     "synergy_reconstruction": "Synergies against EMG",
     "group_similarity": "Differences within groups",
+    **{f"target_{name}": f"Measured {name.replace('_', ' ')}" for name in MUSCLE_OUTPUTS},
     "prior": "Distance from the start",
 }
 

@@ -6,7 +6,7 @@ import importlib.metadata
 import importlib.resources
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -105,6 +105,27 @@ def cards(evidence: Evidence) -> list[dict[str, str]]:
 
 def _tone(r2: float) -> str:
     return "good" if r2 >= GOOD_R2 else "caution" if r2 >= FAIR_R2 else "bad"
+
+
+def targets_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Errors of what was measured of single muscles, before and after side by side, from ``tabulate_targets``."""
+    shown: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in rows:
+        key = tuple(row[name] for name in ("segment", "quantity", "muscle"))
+        entry = shown.setdefault(
+            key,
+            {
+                "set": row["segment"],
+                "held_out": row["split"] == "held-out",
+                "quantity": row["quantity"].replace("_", " "),
+                "muscle": row["muscle"],
+                "unit": row["unit"],
+                "tolerance": significant(row["tolerance"], 3),
+                "samples": row["samples"],
+            },
+        )
+        entry[row["set"]] = significant(row["rmse"], 3)
+    return list(shown.values())
 
 
 def metrics_table(evidence: Evidence) -> list[dict[str, Any]]:

@@ -38,6 +38,7 @@ from calibration.report.tables import (
     muscle_table,
     readable,
     settings_table,
+    targets_table,
     unmeasured,
     versions,
     windows_table,
@@ -66,6 +67,7 @@ def write_report(
     validation: CrossValidation | None = None,
     films: Sequence[Picture] = (),
     penalties: Penalties | None = None,
+    targets: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write ``report.html`` and ``figures/*.png`` into ``folder``, which is made when missing.
 
@@ -83,6 +85,7 @@ def write_report(
         validation: what was left out in turn; adds the errors by prior strength.
         films: of the person in an environment; adds a section.
         penalties: of the problem, whose limits of fiber length and tendon strain are shown; by default the usual ones.
+        targets: of what was measured of single muscles, rows of ``validation.tabulate_targets``; adds a table.
 
     Returns:
         Path of the HTML file.
@@ -98,7 +101,7 @@ def write_report(
     pictures = draw(evidence)
     pictures["uncertainty"] = [] if analysis is None else band_pictures(analysis)
     pictures["motion"] = list(films)
-    page = _page(evidence, pictures, notes, analysis, synergies, validation)
+    page = _page(evidence, pictures, notes, analysis, synergies, validation, targets)
     figures = target / "figures"
     try:
         figures.mkdir(parents=True, exist_ok=True)
@@ -120,6 +123,7 @@ def write_metrics(
     emg_reference: str | None = None,
     bands: Sequence[Mapping[str, Any]] = (),
     trained_range: Sequence[Mapping[str, Any]] = (),
+    targets: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write metrics rows (from ``validation.tabulate``) as versioned JSON, replaced in one step.
 
@@ -132,6 +136,8 @@ def write_metrics(
         bands: rows of ``BandSet.rows``; left out where there are none.
         trained_range: how far each set of windows leaves what the fit has seen, rows of ``study.ranges.RangeCheck``;
             left out where nobody looked.
+        targets: of what was measured of single muscles, rows of ``validation.tabulate_targets``; left out where there
+            are none.
 
     Raises:
         InputError: the ending is not ``.json``, the folder is missing, or a row holds something JSON cannot.
@@ -141,7 +147,7 @@ def write_metrics(
     record: dict[str, Any] = {"format": METRICS_FORMAT, "version": METRICS_VERSION}
     if emg_reference is not None:
         record["emg_reference"] = emg_reference
-    for name, given in (("rows", list(rows)), ("bands", bands), ("trained_range", trained_range)):
+    for name, given in (("rows", list(rows)), ("bands", bands), ("trained_range", trained_range), ("targets", targets)):
         if given or name == "rows":
             record[name] = [_plain(dict(row)) for row in given]
     try:
@@ -172,6 +178,7 @@ def _page(
     analysis: Analysis | None,
     synergies: Synergies | None,
     validation: CrossValidation | None,
+    targets: Sequence[Mapping[str, Any]],
 ) -> str:
     import jinja2
 
@@ -194,6 +201,7 @@ def _page(
         cards=cards(evidence),
         joints=metrics_table(evidence),
         unmeasured=unmeasured(evidence),
+        targets=targets_table(targets),
         figures={
             section: [
                 {

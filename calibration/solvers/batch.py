@@ -65,7 +65,8 @@ class Batch:
 
 
 def make_batches(problems: Sequence[Problem]) -> list[Batch]:
-    """Group problems that one program can solve: same muscles, channels, settings, penalties and free parameters."""
+    """Group problems that one program can solve: same muscles, channels, settings, penalties, free
+    parameters and measured quantities."""
     groups: dict[Any, list[int]] = {}
     parts = []
     for i, problem in enumerate(problems):
@@ -110,6 +111,7 @@ def _equal_sizes(data: Sequence[Data]) -> list[Data]:
             train=_grown(d.train, segments, steps),
             counted=_with_zeros(d.counted, segments, steps),
             passive=None if d.passive is None else _grown(d.passive, poses[0], poses[1]),
+            targets=jax.tree.map(lambda leaf: _with_zeros(leaf, segments, steps), d.targets),
         )
         for d in data
     ]

@@ -22,6 +22,7 @@ from calibration.study.options import SolverOptions
 from calibration.study.passive import PassiveRecording, passive_segments
 from calibration.study.recordings import Source, Window, Windows, cut_windows, source_of, windows_by_trial
 from calibration.study.synergies import EMG_DRIVEN, SynergyPlan, drive, expected
+from calibration.study.targets import GivenTargets, SegmentTargets, cut_targets, require_trials, require_use
 from calibration.study.validation import ValidationPlan
 from nms_gym.anatomy import Multibody
 from nms_gym.errors import InputError, listed, near
@@ -74,6 +75,10 @@ class Study:
     """what ``train`` was cut from"""
     held_out_windows: Mapping[str, tuple[Window, ...]] = field(default_factory=dict)
     """what ``held_out`` was cut from"""
+    targets: SegmentTargets = ()
+    """what was measured of single muscles on each training window; empty where nothing was"""
+    held_out_targets: Mapping[str, SegmentTargets] = field(default_factory=dict)
+    """the same on held-out windows"""
 
     def cut(
         self, model: NmsModel, coordinates: Sequence[str] | None = None
@@ -106,6 +111,7 @@ class Study:
                 self.penalties,
                 tracked=self.tracked,
                 passive=self.passive,
+                targets=self.targets,
             )
 
 
@@ -135,6 +141,7 @@ def make_study(
     validation: ValidationPlan | None = None,
     solver: SolverOptions | None = None,
     passive: Sequence[PassiveRecording] = (),
+    targets: GivenTargets | None = None,
     output: str | Path | None = None,
     where: str | None = None,
     say: Say = lambda _: None,
@@ -167,6 +174,9 @@ def make_study(
         validation: what is left out in turn.
         solver: how the problem is solved.
         passive: moments of relaxed muscles.
+        targets: what was measured of single muscles, such as fiber lengths by ultrasound: trial -> quantity (see
+            ``nms_gym.model.quantities.MUSCLE_OUTPUTS``) -> muscle -> (times in s, values, tolerance), in the quantity's
+            unit. It is interpolated between measurements; where values are not numbers nothing was measured.
         output: folder for the results; by default "nms-gym-out/NAME".
         where: names the study in messages; by default by its name.
         say: told what is going on.
@@ -188,6 +198,8 @@ def make_study(
             raise InputError(f"{source.where}: two trials are called {source.name!r}; give each its own name")
     fitted = windows_by_trial(train, names, f"{where}: train")
     unseen = windows_by_trial(held_out, names, f"{where}: held_out")
+    measured = targets or {}
+    require_trials(measured, names, where)
     chosen_free = None if free is None else _free(free, where)
     solver = SolverOptions() if solver is None else solver
 
@@ -231,6 +243,11 @@ def make_study(
     params, kinds = expected(
         synergies, driven, seen, default_free(structure) if chosen_free is None else chosen_free, place
     )
+    validated = {label: segments(structure, windows) for label, windows in validating.items()}
+    with at(where):
+        fitted_targets = cut_targets(measured, structure, training, seen)
+        unseen_targets = {n: cut_targets(measured, structure, validating[n], s) for n, s in validated.items()}
+        require_use(measured, training, (fitted_targets, *unseen_targets.values()))
     return Study(
         name=name,
         output=Path("nms-gym-out") / name if output is None else Path(output),
@@ -238,7 +255,7 @@ def make_study(
         start=params,
         trials=read,
         train=seen,
-        held_out={label: segments(structure, windows) for label, windows in validating.items()},
+        held_out=validated,
         free=kinds,
         groups=shared,
         penalties=Penalties() if penalties is None else penalties,
@@ -254,6 +271,8 @@ def make_study(
         lead_in=lead_in,
         train_windows=tuple(training),
         held_out_windows={label: tuple(windows) for label, windows in validating.items()},
+        targets=fitted_targets,
+        held_out_targets=unseen_targets,
         sources=_sources(read.values()),
     )
 

@@ -16,7 +16,7 @@ from calibration.study.checks import at
 from calibration.study.model import Say
 from calibration.uncertainty.analysis import Analysis, analyse
 from calibration.uncertainty.posterior import Interval
-from calibration.validation import tabulate
+from calibration.validation import tabulate, tabulate_targets
 from nms_gym.errors import InputError
 from nms_gym.files.subject import Subject
 from nms_gym.model.parameters import NmsParams, entries
@@ -36,6 +36,8 @@ class Outcome:
     """how sure it is; None when not asked for, or interrupted"""
     validation: CrossValidation | None = None
     """what was left out in turn; None when the study does not ask for it"""
+    targets: Sequence[dict[str, Any]] = ()
+    """metrics of what was measured of single muscles, see ``validation.tabulate_targets``"""
 
 
 def calibrate(
@@ -90,7 +92,12 @@ def calibrate(
     if validated is not None:
         record = {"by": plan.by, "strength": validated.strength, "choices": validated.choice_rows()}
         subject = dataclasses.replace(subject, calibration={**subject.calibration, "cross_validation": record})
-    return Outcome(subject, result, rows, analysis, validated)
+    return Outcome(subject, result, rows, analysis, validated, _targets(study, result.params) if evaluate else ())
+
+
+def _targets(study: Study, params: NmsParams) -> list[dict[str, Any]]:
+    held_out = {label: (segments, study.held_out_targets.get(label, ())) for label, segments in study.held_out.items()}
+    return tabulate_targets(study.model, study.start, params, (study.train, study.targets), held_out)
 
 
 def make_subject(

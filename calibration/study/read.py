@@ -98,6 +98,7 @@ def study_arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
         "validation": of(ValidationPlan, "validation"),
         "solver": of(SolverOptions, "solver"),
         "passive": [read_passive(f"{file} [[passive]] {i + 1}", t, folder) for i, t in enumerate(keys["passive"])],
+        "targets": {t.name: t.targets for t in trials if t.targets},
         "output": output,
         "where": str(file),
     }

@@ -18,6 +18,7 @@ from calibration.study.options import SolverOptions
 from calibration.study.synergies import MODES, PRIORS, SynergyPlan
 from calibration.study.validation import WAYS, ValidationPlan
 from nms_gym.excitation.emg import AMPLITUDES
+from nms_gym.model.quantities import MUSCLE_OUTPUTS, QUANTITIES
 from nms_gym.model.structure import Settings
 from nms_gym.recording.arrays import AXES, ROLES
 
@@ -394,6 +395,17 @@ TABLES: Mapping[str, Table] = {
             Key("moment_cutoff", "number", None, "low-pass of the moments", "Hz"),
             Key("trim", "true or false", False, "whether to cut the trial to the time that all its files cover"),
             Key("synthetic", "true or false", False, "whether a model made the data; reports say so"),
+            Key("targets", "table", {}, "`[trials.targets.<quantity>]`"),
+        ),
+    ),
+    "target": Table(
+        "[trials.targets.<quantity>]",
+        "What was measured of single muscles in the trial, beside the moments: fiber lengths by ultrasound, say. The "
+        "quantities are " + ", ".join(f"`{q}` ({QUANTITIES[q].unit})" for q in MUSCLE_OUTPUTS) + ".",
+        (
+            Key("file", "text", REQUIRED, "time and a column per muscle: `.csv`, `.sto` or `.mot`"),
+            Key("tolerance", "number", REQUIRED, "expected error of model and measurement", "the quantity's"),
+            Key("columns", "table", None, "muscle -> its column", shown="columns are named like muscles"),
         ),
     ),
     "arrays": Table(

@@ -10,6 +10,7 @@ from typing import Any
 from calibration.study.checks import is_kind, names_of, require_file_name
 from calibration.study.keys import Folder, read_keys
 from calibration.study.recordings import OfRecording, OfTrial
+from calibration.study.targets import MuscleSeries
 from nms_gym.errors import InputError
 from nms_gym.model.structure import NmsModel
 from nms_gym.recording.arrays import Arrays, Recording, read_arrays
@@ -40,6 +41,10 @@ class TrialFiles:
             raise InputError(
                 f"{where}: give exactly one of 'kinematics', 'arrays' or 'trial' as the source of the motion"
             )
+        self.targets = {
+            quantity: _target(f"{where} [targets.{quantity}]", table, folder)
+            for quantity, table in keys["targets"].items()
+        }
         require_file_name(self.name, where)
         unused = [k for k in ("moments", "emg", "q_cutoff", "moment_cutoff") if getattr(self, k) is not None]
         if self.file is not None and (unused or self.geometry is not None or self.trim):
@@ -78,6 +83,15 @@ class TrialFiles:
             arrays = dataclasses.replace(arrays, moments=read_moments(self.moments, coordinates))
         recording = Recording(self.name, arrays, self.q_cutoff, self.moment_cutoff, self.trim, self.synthetic)
         return OfRecording(recording, self.where).read(model, coordinates, emg, dt)
+
+
+def _target(where: str, table: Any, folder: Folder) -> dict[str, MuscleSeries]:
+    """Muscle -> its series, from a file with a column per muscle."""
+    keys = read_keys(where, table, "target")
+    file, columns = folder.path(keys["file"], f"{where}: file"), keys["columns"]
+    read = read_table(file, columns=None if columns is None else tuple(columns.values()))
+    muscles = read.labels if columns is None else tuple(columns)
+    return {m: (read.time, read.data[:, i], keys["tolerance"]) for i, m in enumerate(muscles)}
 
 
 def _arrays(where: str, table: Any, folder: Folder) -> tuple[Path, dict[str, Any]]:

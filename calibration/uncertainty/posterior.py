@@ -220,7 +220,7 @@ def _sorted_starts(result: CalibrationResult, layout: Layout) -> np.ndarray:
 @functools.lru_cache(maxsize=8)
 def _expansions(layout: Layout, penalties: Penalties) -> Any:
     """Jitted: stacked subjects and their starts ``(N, starts, P)`` to the parts of the cost ``(N, starts, K + 1)`` and
-    the moment errors at the first start ``(N, S, T, K)``.
+    the moment errors at the first start ``(N, S, T, K)``; see ``expand`` for the parts.
     """
 
     def of_one(model: NmsModel, data: Data, start: NmsParams, points: jax.Array) -> Any:
@@ -235,16 +235,19 @@ def expand(
     layout: Layout, penalties: Penalties, model: NmsModel, data: Data, start: NmsParams, z: jax.Array
 ) -> Quadratic:
     """The cost at ``z (P,)`` and its first-order model, apart by where they come from: leading axis ``(K + 1,)``, each
-    joint's moments first, everything else last. Traced.
+    joint's moments first, everything else last; ``(K + 2,)`` where single muscles were measured, those before the last.
+    Traced.
     """
     objective = make_objective(layout, penalties)
     train = data.train
     joints = train.weight.shape[-1]
-    only = jnp.concatenate([jnp.eye(joints, dtype=z.dtype), jnp.zeros((1, joints), z.dtype)])
+    sources = joints + bool(data.targets)
+    only = jnp.concatenate([jnp.eye(sources, dtype=z.dtype), jnp.zeros((1, sources), z.dtype)])
 
     def part(mask: jax.Array) -> Quadratic:
-        masked = dataclasses.replace(train, weight=train.weight * jnp.broadcast_to(mask, train.weight.shape))
-        return objective.quadratic(model, dataclasses.replace(data, train=masked), start, z)
+        masked = dataclasses.replace(train, weight=train.weight * jnp.broadcast_to(mask[:joints], train.weight.shape))
+        targets = {q: dataclasses.replace(t, weight=t.weight * mask[-1]) for q, t in data.targets.items()}
+        return objective.quadratic(model, dataclasses.replace(data, train=masked, targets=targets), start, z)
 
     parts = jax.vmap(part)(only)
     return jax.tree.map(lambda x: jnp.concatenate([x[:-1] - x[-1:], x[-1:]]), parts)
@@ -259,7 +262,7 @@ def measure_noise(
         coordinates: K names.
         errors: of each segment ``(T, K)`` N·m, counted samples only.
         weight: (S, K) 1/(N·m), square root of what one squared error of a segment counts in the cost.
-        at: from ``expand`` at the solution, leading axis ``(K + 1,)``.
+        at: from ``expand`` at the solution.
     """
     covariance = np.linalg.inv(at.matrix.sum(axis=0))
     levels = []
@@ -303,11 +306,11 @@ def make_modes(
     Args:
         layout: of ``z``.
         points: (N, P) where starts ended, lowest cost first.
-        parts: from ``expand`` at the points, leading axes ``(N, K + 1)``.
-        scale: (K,) of the joints' error variances.
+        parts: from ``expand`` at the points, leading axes ``(N, K + 1)``, or one more with targets.
+        scale: (K,) of the joints' error variances; what was measured of muscles stays at its tolerances.
         rng: for the box probabilities.
     """
-    share = np.append(1.0 / scale, 1.0)
+    share = np.append(1.0 / scale, np.ones(parts.cost.shape[1] - len(scale)))
     cost = parts.cost @ share
     gradient = np.einsum("nkp,k->np", parts.gradient, share)
     data = np.einsum("nkpq,k->npq", parts.matrix[:, :-1], share[:-1])

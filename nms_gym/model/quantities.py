@@ -154,6 +154,25 @@ class _Source:
         return compute(self.curves, self.params, out.activation, out.fiber_length, self.replay.lengths)
 
 
+MUSCLE_OUTPUTS: Mapping[str, Callable[[Any, NmsOutput], Any]] = {
+    "tendon_forces": lambda _, out: out.tendon_force,
+    "excitations": lambda _, out: out.excitation,
+    "activations": lambda _, out: out.activation,
+    "fiber_lengths": lambda p, out: out.fiber_length * p.optimal_fiber_length,
+    "normalised_fiber_lengths": lambda _, out: out.fiber_length,
+    "fiber_velocities": lambda p, out: out.fiber_velocity * p.max_contraction_velocity * p.optimal_fiber_length,
+    "normalised_fiber_velocities": lambda _, out: out.fiber_velocity,
+    "pennation": lambda p, out: derived.pennation(p, out.fiber_length),
+    "tendon_lengths": lambda p, out: p.tendon_slack_length * (1.0 + out.tendon_strain),
+    "tendon_strains": lambda _, out: out.tendon_strain,
+}
+"""quantities of a muscle ``(..., M)`` that follow from its parameters and output alone; traceable"""
+
+
+def _of_muscle(name: str) -> Callable[[_Source], Any]:
+    return lambda s: MUSCLE_OUTPUTS[name](s.params, s.output)
+
+
 def _needs_elastic_tendons(s: _Source) -> str | None:
     return None if s.model.settings.tendon == "elastic" else "it is that of fibers with elastic tendons"
 
@@ -169,52 +188,34 @@ def _table() -> dict[str, QuantityKind]:
     return dict(
         [
             kind("moments", "outputs", "N·m", "joint moments of the muscles", lambda s: s.output.moments, joints),
-            kind("tendon_forces", "outputs", "N", "tendon force", lambda s: s.output.tendon_force),
-            kind("excitations", "outputs", "1", "as it reaches the muscle", lambda s: s.output.excitation),
-            kind("activations", "outputs", "1", "activation", lambda s: s.output.activation),
-            kind(
-                "fiber_lengths",
-                "outputs",
-                "m",
-                "fiber length",
-                lambda s: s.output.fiber_length * s.params.optimal_fiber_length,
-            ),
+            kind("tendon_forces", "outputs", "N", "tendon force", _of_muscle("tendon_forces")),
+            kind("excitations", "outputs", "1", "as it reaches the muscle", _of_muscle("excitations")),
+            kind("activations", "outputs", "1", "activation", _of_muscle("activations")),
+            kind("fiber_lengths", "outputs", "m", "fiber length", _of_muscle("fiber_lengths")),
             kind(
                 "normalised_fiber_lengths",
                 "outputs",
                 "1",
                 "over optimal fiber length",
-                lambda s: s.output.fiber_length,
+                _of_muscle("normalised_fiber_lengths"),
             ),
             kind(
                 "fiber_velocities",
                 "outputs",
                 "m/s",
                 "fiber velocity, positive lengthening",
-                lambda s: s.output.fiber_velocity * s.params.max_contraction_velocity * s.params.optimal_fiber_length,
+                _of_muscle("fiber_velocities"),
             ),
             kind(
                 "normalised_fiber_velocities",
                 "outputs",
                 "1",
                 "over maximum contraction velocity",
-                lambda s: s.output.fiber_velocity,
+                _of_muscle("normalised_fiber_velocities"),
             ),
-            kind(
-                "pennation",
-                "outputs",
-                "rad",
-                "angle between fibers and tendon",
-                lambda s: derived.pennation(s.params, s.output.fiber_length),
-            ),
-            kind(
-                "tendon_lengths",
-                "outputs",
-                "m",
-                "tendon length",
-                lambda s: s.params.tendon_slack_length * (1.0 + s.output.tendon_strain),
-            ),
-            kind("tendon_strains", "outputs", "1", "0 for a rigid tendon", lambda s: s.output.tendon_strain),
+            kind("pennation", "outputs", "rad", "angle between fibers and tendon", _of_muscle("pennation")),
+            kind("tendon_lengths", "outputs", "m", "tendon length", _of_muscle("tendon_lengths")),
+            kind("tendon_strains", "outputs", "1", "0 for a rigid tendon", _of_muscle("tendon_strains")),
             kind("musculotendon_lengths", "outputs", "m", "of the recorded pose", lambda s: s.replay.lengths),
             kind("musculotendon_velocities", "outputs", "m/s", "positive lengthening", lambda s: s.replay.velocities),
             kind(

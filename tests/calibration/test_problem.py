@@ -17,6 +17,7 @@ from calibration.problem import (
     Free,
     Penalties,
     Problem,
+    Target,
     default_free,
     make_layout,
     params_at,
@@ -179,6 +180,39 @@ def all_free(model):
     )
 
 
+def measured_muscles(segments, tendon):
+    """Something of several muscles, on samples of both segments; numbers that have nothing to do with the model."""
+    rng = np.random.default_rng(5)
+    given = {
+        "fiber_lengths": (("BRA", 0.09, 0.004), ("BIClong", 0.12, 0.01)),
+        "pennation": (("TRIlong", 0.2, 0.03),),
+        "tendon_forces": (("BRA", 100.0, 20.0),),
+        "activations": (("TRIlat", 0.3, 0.1),),
+        **({} if tendon == "rigid" else {"tendon_strains": (("TRImed", 0.02, 0.005),)}),
+    }
+
+    def values(segment, scale):
+        found = scale * rng.uniform(0.8, 1.2, len(segment.time))
+        return np.where(rng.uniform(size=len(found)) < 0.4, np.nan, found)
+
+    return tuple(
+        tuple(Target(q, m, values(s, scale), sd) for q, muscles in given.items() for m, scale, sd in muscles[: 2 - i])
+        for i, s in enumerate(segments)
+    )
+
+
+def of_muscles(params, out, quantity):
+    """(T, M) of a quantity, by textbook."""
+    x = out.fiber_length
+    return {
+        "fiber_lengths": x * params.optimal_fiber_length[None],
+        "pennation": jnp.arcsin(jnp.sin(params.pennation_at_optimal)[None] / x),
+        "tendon_forces": out.tendon_force,
+        "activations": out.activation,
+        "tendon_strains": out.tendon_strain,
+    }[quantity]
+
+
 def residuals(problem, layout, z):
     """The residual vector as the documentation describes it, and the part of the cost that fibers and tendons make."""
     p, params = problem.penalties, params_at(layout, problem.start, z)
@@ -199,9 +233,14 @@ def residuals(problem, layout, z):
             + jax.nn.softplus((low - x) / p.fiber_length_tolerance)
         )
         result.append(jax.nn.softplus((strain - p.max_tendon_strain) / p.tendon_strain_tolerance))
+    for i, targets in enumerate(problem.targets):
+        for t in targets:
+            column = problem.model.muscles.index(t.muscle)
+            rows = np.flatnonzero(problem.segments[i].scored & np.isfinite(t.values))
+            got = of_muscles(params, jax.tree.map(lambda a, i=i: a[i], outputs), t.quantity)[rows, column]
+            result.append((got - t.values[rows]) / t.tolerance)
     result = [result[0], *(np.sqrt(independent) * r.ravel() for r in result[1:])]
-    moments = 1 + 3 * np.arange(len(problem.segments))
-    barriers = 0.5 * sum(jnp.sum(r**2) for i, r in enumerate(result) if i > 0 and i not in moments)
+    barriers = 0.5 * sum(jnp.sum(r**2) for i, r in enumerate(result[1 : 1 + 3 * len(problem.segments)]) if i % 3)
     return jnp.concatenate(result), barriers
 
 
@@ -210,7 +249,9 @@ def test_coloured_quadratic_is_gauss_newton(settings):
     """Cost, gradient and matrix from one pass per color, against ``jax.jacfwd`` of the whole residual vector."""
     model = arm(**settings)
     free = [dataclasses.replace(f, correlation=0.7) if f.kind == "emg_gain" else f for f in all_free(model)]
-    problem = problem_of(model, tuple(free), penalties=TIGHT)
+    segments = problem_of(model).segments
+    targets = measured_muscles(segments, model.settings.tendon)
+    problem = problem_of(model, tuple(free), penalties=TIGHT, segments=segments, targets=targets)
     layout = make_layout(problem)
     objective = make_objective(layout, TIGHT)
     given = jax.tree.map(jnp.asarray, (model, make_data(problem), problem.start))
