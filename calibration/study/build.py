@@ -218,11 +218,14 @@ def make_study(
     _check_groups(shared, structure.muscles + structure.channels, f"{where} [groups]")
 
     recorded = [source.read_emg(drives.channels) for source in sources]
+    recipe = EmgRecipe() if emg is None else emg
+    still = windows_by_trial(recipe.rest, names, f"{where} [emg]: rest")
     envelopes, reference = make_envelopes(
         recorded,
-        EmgRecipe() if emg is None else emg,
+        recipe,
         f"{where} [emg]",
         train=[fitted.get(label, ()) for label in names],
+        rest=[still.get(label, ()) for label in names] if still else (),
         known=emg_reference,
     )
     say(f"EMG reference: {reference.kind}")

@@ -51,6 +51,10 @@ FILTERS: Mapping[str, Any] = {
 """how raw EMG is filtered where a recipe does not say"""
 
 
+Times = Sequence[tuple[float, float]] | None
+"""windows of a trial, s; None for all of it"""
+
+
 @dataclass(frozen=True)
 class EmgRecipe:
     """How a study's EMG becomes envelopes; ``nms_gym.excitation.emg`` describes the steps.
@@ -73,6 +77,9 @@ class EmgRecipe:
     """one of ``AMPLITUDES``"""
     whiten: bool | None = None
     noise_floor: bool | None = None
+    rest: Mapping[str, bool | Sequence[tuple[float, float]]] = field(default_factory=dict)
+    """trial -> windows [(start, stop), ...] in s, or True for all of it, in which every recorded muscle is relaxed:
+    where noise is measured, for whitening and noise floor"""
     normalise: str = ""
     """what becomes 1, one of ``NORMALISATIONS``; by default "session" for raw EMG and "none" for envelopes"""
     mvc: Mapping[str, float] = field(default_factory=dict)
@@ -88,6 +95,8 @@ class EmgRecipe:
             raise InputError(f"{listed(given)} filters raw EMG only, but kind is 'envelope'; remove it")
         if self.amplitude is not None and self.amplitude not in AMPLITUDES:
             raise InputError(f"amplitude is {self.amplitude!r}; use one of {listed(AMPLITUDES)}")
+        if self.rest and not (self.whiten or self.noise_floor):
+            raise InputError("rest is given, but neither whiten nor noise_floor is true: it has no effect; remove it")
         if not self.normalise:
             object.__setattr__(self, "normalise", "session" if self.kind == "raw" else "none")
         if self.normalise not in NORMALISATIONS:
@@ -104,16 +113,13 @@ class EmgRecipe:
         return {name: value if (given := getattr(self, name)) is None else given for name, value in FILTERS.items()}
 
 
-Times = Sequence[tuple[float, float]] | None
-"""windows of a trial, s; None for all of it"""
-
-
 def make_envelopes(
     tables: Sequence[Table],
     recipe: EmgRecipe,
     where: str,
     *,
     train: Sequence[Times],
+    rest: Sequence[Times] = (),
     known: Mapping[str, float] | None = None,
 ) -> tuple[list[Table], EmgReference]:
     """Envelopes of all trials, normalised together where asked, and what they were divided by.
@@ -124,9 +130,10 @@ def make_envelopes(
         where: for messages.
         train: training windows of each trial; "session" looks for its largest values in these alone, and so do
             whitening and noise floor where there are any, so that nothing held out has a say in what the fit sees.
+        rest: windows of each trial in which muscles are relaxed; nowhere by default.
         known: channel -> value to divide by instead of the largest one of these recordings.
     """
-    conditioning = _conditioning(tables, recipe, where, train)
+    conditioning = _conditioning(tables, recipe, where, train, rest)
     made = [_envelope(t, recipe, conditioning) for t in tables]
     labels = made[0].labels
     kind = NORMALISATIONS[recipe.normalise]
@@ -171,9 +178,10 @@ def _in_windows(tables: Sequence[Table], train: Sequence[Times]) -> list[np.ndar
 
 
 def _conditioning(
-    tables: Sequence[Table], recipe: EmgRecipe, where: str, train: Sequence[Times]
+    tables: Sequence[Table], recipe: EmgRecipe, where: str, train: Sequence[Times], rest: Sequence[Times]
 ) -> Conditioning | None:
-    """Whitening filters and noise floors of the training windows, or where there are none, of all recordings."""
+    """Whitening filters and noise floors of the training windows, or where there are none, of all recordings; noise
+    where muscles are relaxed, if anywhere."""
     if recipe.kind != "raw" or not (recipe.filters["whiten"] or recipe.filters["noise_floor"]):
         return None
     inside = [_inside(t.time, windows) for t, windows in zip(tables, train, strict=True)]
@@ -181,13 +189,33 @@ def _conditioning(
         inside = [np.ones(len(t.time), bool) for t in tables]
     used = [(t, use) for t, use in zip(tables, inside, strict=True) if use.any()]
     labels = tables[0].labels
+    still = [
+        (t.time[use], np.stack([t.column(c) for c in labels], axis=1)[use])
+        for t, windows in zip(tables, rest, strict=bool(rest))
+        for use in _each(t, windows, f"{where}: rest")
+    ]
     return emg_conditioning(
         [(t.time, np.stack([t.column(c) for c in labels], axis=1)) for t, _ in used],
         labels,
         counted=[use for _, use in used],
+        rest=still,
         where=where,
         **{name: value for name, value in recipe.filters.items() if name != "amplitude"},
     )
+
+
+def _each(table: Table, windows: Times, what: str) -> list[np.ndarray]:
+    """Samples of each window, which must hold some."""
+    found = []
+    for window in (None,) if windows is None else windows:
+        use = _inside(table.time, None if window is None else (window,))
+        if not use.any():
+            raise InputError(
+                f"{what}: window {window} of {table.path} holds no sample; the EMG is from {table.time[0]:g} to "
+                f"{table.time[-1]:g} s"
+            )
+        found.append(use)
+    return found
 
 
 def _inside(time: np.ndarray, windows: Times) -> np.ndarray:

@@ -178,6 +178,15 @@ TABLES: Mapping[str, Table] = {
                 )
             ),
             Key(
+                "rest",
+                "table",
+                {},
+                "trial -> windows in which every recorded muscle is relaxed, `[[start, stop]]`, or true for all of it: "
+                "where `whiten` and `noise_floor` measure the noise, better than in the quietest stretches",
+                "s",
+                "none",
+            ),
+            Key(
                 "normalise",
                 "text",
                 None,

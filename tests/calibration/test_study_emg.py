@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from calibration.study.emg import EmgRecipe, make_envelopes
+from nms_gym.errors import InputError
 from nms_gym.recording.storage import Table
 
 
@@ -27,3 +29,23 @@ def test_whitening_and_noise_floor_come_from_training_windows_alone():
     known = {"a": 1.0, "b": 1.0}
     alone, _ = make_envelopes([loud], recipe, "[emg]", train=[()], known=known)
     assert np.median(alone[0].data[100:400]) < 0.5 * 0.3
+
+
+def test_noise_is_measured_where_muscles_are_relaxed():
+    """A muscle that is never quite at rest in the training windows: only a window at rest tells noise from activity."""
+    recipe = EmgRecipe("raw", amplitude="power", noise_floor=True, rest={"0.csv": [[0.0, 2.5]]})
+    rng = np.random.default_rng(3)
+    table = raw_table(0, 0.05)
+    low = np.where(np.arange(6000) < 3000, 0.0, 0.1)[:, None] * rng.standard_normal((6000, 2))
+    table = Table(table.path, table.labels, table.time, low + 0.05 * rng.standard_normal((6000, 2)))
+    options = {"train": [[(3.5, 6.0)]], "known": {"a": 1.0, "b": 1.0}}
+    by_quiet, by_rest = (
+        make_envelopes([table], recipe, "[emg]", rest=rest, **options)[0][0].data[750:1150]
+        for rest in ((), [[(0.0, 2.5)]])
+    )
+    assert np.abs(by_rest.mean(axis=0) - 0.1).max() < 0.01
+    assert (by_quiet.mean(axis=0) < 0.08).all()
+    with pytest.raises(InputError, match=r"rest: window \(7.0, 8.0\) of 0.csv holds no sample; the EMG is from 0 to"):
+        make_envelopes([table], recipe, "[emg]", rest=[[(7.0, 8.0)]], **options)
+    with pytest.raises(InputError, match="neither whiten nor noise_floor is true"):
+        EmgRecipe("raw", rest={"a": True})
