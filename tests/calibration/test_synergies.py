@@ -291,7 +291,6 @@ def residuals_by_block(problem, layout, z):
     p, model = problem.penalties, problem.model
     params = params_at(layout, problem.start, z)
     independent = 2 * p.moment_bandwidth * 0.01
-    scored = np.concatenate([s.measured[s.scored] for s in problem.segments])
     blocks = {}
 
     def add(name, value):
@@ -300,7 +299,10 @@ def residuals_by_block(problem, layout, z):
     for s in problem.segments:
         out = predict_moments(model, params, s.replay)
         rows = np.flatnonzero(s.scored)
-        miss = (out.moments - s.measured)[rows] / (p.moment_tolerance * scored.std(axis=0))[None, :]
+        spread = np.concatenate([x.measured[x.scored] for x in problem.segments if x.recording == s.recording]).std(
+            axis=0
+        )
+        miss = (out.moments - s.measured)[rows] / (p.moment_tolerance * spread)[None, :]
         add("moments", np.sqrt(independent) * miss)
         x, low, high = out.fiber_length[rows], *p.fiber_length_range
         outside = jax.nn.softplus((x - high) / p.fiber_length_tolerance) + jax.nn.softplus(

@@ -357,7 +357,7 @@ def test_fast_stretch_meets_a_catch_and_slow_stretch_does_not():
         )
         resistance[speed] = np.asarray(spastic - healthy)
     slow, fast = resistance.values()
-    assert fast.max() > 2
+    assert fast.max() > 1.5
     assert fast.max() > 5 * slow.max()
     # It comes while the muscle is stretched, or just after, and lets go.
     assert 0.3 < t[np.argmax(fast)] < 0.2 + 80 / 200 + 0.1
