@@ -20,6 +20,7 @@ import pytest
 from helpers import REPOSITORY
 from rich.console import Console
 
+from calibration.uncertainty.discrepancy import load_corrections
 from calibration.validation import predict_segment
 from nms_gym import cli
 from nms_gym._assets import asset_path
@@ -264,10 +265,11 @@ def test_metrics_have_coverage_and_half_widths_of_bands(calibrated):
         *(("train", "training windows", c) for c in joints),
         *(("held-out", "reach_3", c) for c in joints),
     ]
-    noise = {n["coordinate"]: n["sd"] for n in load_subject(folder / "subject.json").calibration["moment_noise"]}
+    learned = load_corrections(folder / "discrepancy.npz", load_subject(folder / "subject.json").params).discrepancy
+    noise = dict(zip(learned.coordinates, learned.noise, strict=True))
     for row in rows:
         assert 0.0 <= row["coverage"] <= 1.0
-        # What the parameters leave open adds to the noise, of which 90 % lies within 1.64 standard deviations.
+        # Parameters and discrepancy add to the noise, of which 90 % lies within 1.64 standard deviations.
         assert row["half_width"] > 1.5 * noise[row["coordinate"]]
         assert f"{100 * row['coverage']:.0f} % inside, ± {row['half_width']:.1f} N·m" in ran.out
 
