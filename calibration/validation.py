@@ -83,10 +83,14 @@ def float64(tree: Any) -> Any:
     return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
 
 
+def _in_whole_paddings(segment: Segment) -> Replay:
+    return padded(segment.replay, PADDING * -(-len(segment.time) // PADDING))
+
+
 def predict_segment(model: NmsModel, params: NmsParams, segment: Segment) -> NmsOutput:
     """``predict_moments`` in float64 on one segment; NumPy leaves ``(T, ...)``, lead-in included."""
     steps = len(segment.time)
-    replay = padded(segment.replay, PADDING * -(-steps // PADDING))
+    replay = _in_whole_paddings(segment)
     with jax.enable_x64(True):
         return jax.tree.map(lambda x: np.asarray(x)[:steps], _run(*float64((model, params, replay))))
 
@@ -94,7 +98,7 @@ def predict_segment(model: NmsModel, params: NmsParams, segment: Segment) -> Nms
 def predict_people(model: NmsModel, people: NmsParams, segment: Segment) -> np.ndarray:
     """Moments ``(n, T, K)`` N·m of many people ``(n, ...)`` on one segment, lead-in included; float64."""
     steps = len(segment.time)
-    replay = padded(segment.replay, PADDING * -(-steps // PADDING))
+    replay = _in_whole_paddings(segment)
     with jax.enable_x64(True):
         return np.asarray(_moments(*float64((model, people, replay))))[:, :steps]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,27 +84,23 @@ def analysis_tables(analysis: Analysis) -> dict[str, Any]:
             for row in s.rows()
             if row["coverage"] is not None
         ],
-        "residuals": [
-            {
-                "set": r["segment"],
-                "held_out": r["split"] == "held-out",
-                "joint": joint_name(r["coordinate"]),
-                "rmse": number(r["rmse"], 1),
-                "r2": number(r["r2"]),
-            }
-            for r in analysis.without_residuals
-        ],
-        "corrected": [
-            {
-                "set": r["segment"],
-                "held_out": r["split"] == "held-out",
-                "joint": joint_name(r["coordinate"]),
-                "rmse": number(r["rmse"], 1),
-                "r2": number(r["r2"]),
-            }
-            for r in analysis.corrected
-        ],
+        "residuals": _agreement(analysis.without_residuals),
+        "corrected": _agreement(analysis.corrected),
     }
+
+
+def _agreement(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Metrics rows as the template shows them."""
+    return [
+        {
+            "set": r["segment"],
+            "held_out": r["split"] == "held-out",
+            "joint": joint_name(r["coordinate"]),
+            "rmse": number(r["rmse"], 1),
+            "r2": number(r["r2"]),
+        }
+        for r in rows
+    ]
 
 
 def band_pictures(analysis: Analysis) -> list[Picture]:

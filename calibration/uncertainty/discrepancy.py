@@ -23,7 +23,7 @@ import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
@@ -35,7 +35,7 @@ from nms_gym.model.forward import NmsOutput
 from nms_gym.model.parameters import NmsParams
 from nms_gym.model.replay import Segment
 from nms_gym.model.structure import NmsModel
-from nms_gym.recording.storage import atomic_path
+from nms_gym.recording.storage import atomic_path, read_npz
 
 FORMAT = "nms-gym-discrepancy"
 VERSION = 1
@@ -292,14 +292,10 @@ def load_corrections(path: str | os.PathLike[str], params: NmsParams) -> Correct
     Raises:
         InputError: not such a file, of another version, or its arrays do not fit together.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            stored = dict(file)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable file of a discrepancy ({error})") from error
-    kind = (str(stored.get("format", "")), int(stored.get("version", 0)))
-    if kind != (FORMAT, VERSION):
-        raise InputError(f"{path}: format and version are {kind}; this program reads {(FORMAT, VERSION)}")
+    stored = cast("dict[str, np.ndarray]", read_npz(path))
+    kind = (str(stored.get("format", "")), str(stored.get("version", "")))
+    if kind != (FORMAT, str(VERSION)):
+        raise InputError(f"{path}: format and version are {kind}; this program reads {(FORMAT, str(VERSION))}")
     missing = [name for name in (*(f.name for f in _FIELDS), "people") if name not in stored]
     if missing:
         raise InputError(f"{path}: lacks {listed(missing)}; calibrate again with a posterior")

@@ -10,9 +10,9 @@ across speeds in both directions. Of each set of windows and joint: R2 and RMSE
 * calibrated with the discrepancy (``calibration.fit_discrepancy``),
 * of its simplest rival: the same Gaussian process on the same inputs without any muscle, given the measured moments,
 
-and the coverage and half-width of 90 % bands. Nothing was chosen on these rows but what is said in
-``calibration/uncertainty/discrepancy.py``; length scales of 2 and 3 standard deviations were looked at on
-rajagopal_walk, rajagopal_hip and ceinms_rt_walk, where 1.5 to 3 do alike.
+and the coverage and half-width of 90 % bands. These rows are not all unseen by what made them: length scales of 2 and 3
+standard deviations were looked at on rajagopal_walk, rajagopal_hip and ceinms_rt_walk, where 1.5 to 3 do alike, and the
+noise's prior was put in after rajagopal_hip showed that one stride cannot tell noise from discrepancy.
 """
 
 from __future__ import annotations
