@@ -18,7 +18,7 @@ from nms_gym.files.subject import Subject, load_subject
 from nms_gym.model.parameters import KINDS, entries
 from nms_gym.recording.nmsm import read_osimx
 from nms_gym.recording.osim import read_osim
-from nms_gym.recording.storage import Table, read_table
+from nms_gym.recording.storage import Table, read_tables
 from nms_gym.recording.trial import load_trial
 
 Listing = tuple[str, Sequence[str], list[list[str]]]
@@ -38,7 +38,9 @@ def describe(file: Path) -> Iterable[Listing]:
     if suffix == ".osimx":
         return [_osimx(file)]
     if suffix in (".sto", ".mot", ".csv", ".txt"):
-        return [_columns(file.name, read_table(file))]
+        tables = read_tables(file, may_lack=True)
+        names = [f" ({i + 1} of {len(tables)})" if len(tables) > 1 else "" for i in range(len(tables))]
+        return [_columns(file.name + name, table) for name, table in zip(names, tables, strict=True)]
     if suffix == ".npz":
         return _npz(file)
     if suffix == ".json":
@@ -93,11 +95,27 @@ def _columns(title: str, table: Table) -> Listing:
         f"{title}: {len(table.time)} rows, {table.time[0]:g} to {table.time[-1]:g} s, step {step:.6g} s"
         f"{', degrees' if table.in_degrees else ''}"
     )
+    units = table.units or [""] * len(table.labels)
     rows = [
-        [name, f"{x.min():.5g}", f"{x.mean():.5g}", f"{x.max():.5g}", "constant" if np.ptp(x) == 0 else ""]
-        for name, x in zip(table.labels, table.data.T, strict=True)
+        [name, *_range_of(x), unit, _remark(x)] for name, x, unit in zip(table.labels, table.data.T, units, strict=True)
     ]
-    return head, ("column", "min", "mean", "max", ""), rows
+    header = ("column", "min", "mean", "max", "unit", "")
+    if not table.units:
+        header, rows = (*header[:4], ""), [[*row[:4], row[5]] for row in rows]
+    return head, header, rows
+
+
+def _range_of(x: np.ndarray) -> list[str]:
+    x = x[np.isfinite(x)]
+    return [f"{v:.5g}" for v in (x.min(), x.mean(), x.max())] if len(x) else ["-"] * 3
+
+
+def _remark(x: np.ndarray) -> str:
+    """What is odd about the numbers of a column."""
+    gaps = int(np.isnan(x).sum())
+    if gaps:
+        return f"{gaps} of {len(x)} missing"
+    return "constant" if np.ptp(x) == 0 else ""
 
 
 def _npz(file: Path) -> list[Listing]:

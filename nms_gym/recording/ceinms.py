@@ -19,6 +19,7 @@ import numpy as np
 
 from nms_gym.errors import InputError, listed, near
 from nms_gym.recording.muscle_analysis import MuscleAnalysis
+from nms_gym.recording.named_files import named_file
 from nms_gym.recording.storage import Table, read_labels, read_moments, read_table, require_unique
 from nms_gym.recording.trial import Trial, make_trial
 from nms_gym.recording.xml import xml_child, xml_float, xml_number, xml_numbers, xml_root, xml_text
@@ -276,7 +277,7 @@ def read_ceinms_trial(path: str | os.PathLike[str]) -> CeinmsTrial:
     file, root = ceinms_root(path, "inputData")
 
     def located(text: str) -> Path:
-        return Path(path).parent / text.strip().replace("\\", "/")
+        return named_file(Path(path), text)
 
     excitations = "emgFile" if root.find("excitationsFile") is None else "excitationsFile"
     torques, window = root.findtext("externalTorquesFile"), root.findtext("startStopTime")

@@ -16,6 +16,7 @@ from xml.etree.ElementTree import Element
 
 from nms_gym.errors import InputError, listed, near
 from nms_gym.recording.ceinms import ceinms_root
+from nms_gym.recording.named_files import named_file
 from nms_gym.recording.storage import require_unique
 from nms_gym.recording.xml import xml_child, xml_float, xml_numbers, xml_text
 
@@ -112,7 +113,7 @@ def read_ceinms_calibration(path: str | os.PathLike[str]) -> CeinmsCalibration:
         tendon=tendon,  # type: ignore[arg-type]
         activation=activation,
         steps=steps,
-        trials=tuple(Path(path).parent / name.replace("\\", "/") for name in names),
+        trials=tuple(named_file(Path(path), name) for name in names),
         annealing={
             e.tag: xml_float(e.text or "", f"{file}: <{e.tag}>") for e in (() if annealing is None else annealing)
         },

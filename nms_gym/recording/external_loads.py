@@ -14,6 +14,7 @@ import numpy as np
 from scipy.interpolate import make_interp_spline
 
 from nms_gym.errors import InputError, listed, near
+from nms_gym.recording.named_files import named_file
 from nms_gym.recording.sampling import SAME_TIME, low_pass, on_uniform_times, sampling_step
 from nms_gym.recording.storage import read_labels, read_table
 from nms_gym.recording.xml import xml_root, xml_text_or
@@ -100,11 +101,12 @@ def read_external_loads(path: str | Path, data: str | Path | None = None) -> Ext
 
     Args:
         path: the XML file.
-        data: the table of forces; default the file's ``<datafile>``, looked for beside the XML file and then in the
-            working folder.
+        data: the table of forces; default the file's ``<datafile>``, looked for from the folder of the XML file, then
+            from the working folder, and last beside the XML file under its bare name.
 
     Returns:
-        The loads at the table's own times, as recorded.
+        The loads at the table's own times, as recorded. Where there is next to no force, a point of application that is
+        no number is held, and a free torque that is none is zero.
 
     Raises:
         InputError: a file is missing or damaged; a load is expressed in a body other than ground, has a force but no
@@ -122,7 +124,11 @@ def read_external_loads(path: str | Path, data: str | Path | None = None) -> Ext
     table_path = _data_file(path, _text(loads, "datafile")) if data is None else Path(data)
     labels = read_labels(table_path)
     found = [_columns(element, labels, f"{path}: load {element.get('name', '')!r}", table_path) for element in elements]
-    table = read_table(table_path, list(dict.fromkeys(c for kinds in found for c in kinds if c)))
+    columns = list(dict.fromkeys(c for kinds in found for c in kinds if c))
+    # Dividing by the force gives no number where there is none; a load without a force has nothing to divide by.
+    divided = [c for kinds in found if kinds[0] for c in kinds[3:] if c]
+    forces = {c for kinds in found for c in kinds[:3]}
+    table = read_table(table_path, columns, may_lack=[c for c in divided if c not in forces])
 
     def values(kind: int) -> np.ndarray:
         """(T, N, 3); zero where a load has no such columns."""
@@ -131,15 +137,42 @@ def read_external_loads(path: str | Path, data: str | Path | None = None) -> Ext
         ]
         return np.stack(picked, axis=1)
 
+    force, point, torque = values(0), values(3), values(6)
+    for n, element in enumerate(elements):
+        what = f"{table_path}: load {element.get('name', '')!r}"
+        _fill_unloaded(what, table.time, force[:, n], point[:, n], torque[:, n])
     bodies = tuple(_text(element, "applied_to_body").rsplit("/", 1)[-1] for element in elements)
-    return ExternalLoads(str(table_path), bodies, table.time, values(0), values(3), values(6))
+    return ExternalLoads(str(table_path), bodies, table.time, force, point, torque)
+
+
+def _fill_unloaded(what: str, time: np.ndarray, force: np.ndarray, point: np.ndarray, torque: np.ndarray) -> None:
+    """Put numbers where ``point`` and ``torque`` (T, 3) of one load lack them and ``force`` is next to none: the point
+    is held, the torque nothing.
+
+    Raises:
+        InputError: there is a force where the point or the torque is missing.
+    """
+    size = np.linalg.norm(force, axis=1)
+    loaded = (size > LOADED * size.max()) if size.any() else np.zeros(len(size), dtype=bool)
+    for name, values in (("point of application", point), ("free torque", torque)):
+        lacking = np.isnan(values)
+        bad = np.flatnonzero(lacking.any(axis=1) & loaded)
+        if bad.size:
+            row = int(bad[0])
+            raise InputError(
+                f"{what}: the {name} is no number at {time[row]:.6g} s, where the force is {size[row]:.6g} N; that is "
+                f"possible below {LOADED:.0%} of its largest ({size.max():.6g} N) only; fill the gap or cut the rows"
+            )
+        for k in range(3):
+            held = values is point and loaded.any()
+            fill = np.interp(time, time[loaded], values[loaded, k]) if held else np.zeros(len(time))
+            values[lacking[:, k], k] = fill[lacking[:, k]]
 
 
 def _data_file(path: Path, name: str) -> Path:
     if not name:
         raise InputError(f"{path}: names no <datafile>; add one, or say which table holds the forces")
-    beside = path.parent / name
-    return beside if beside.is_file() or not Path(name).is_file() else Path(name)
+    return named_file(path, name)
 
 
 def _text(element: Element, tag: str) -> str:

@@ -6,7 +6,6 @@ Columns are found by name, never by position. OpenSim writes a coordinate's valu
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import re
@@ -14,20 +13,24 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from nms_gym.errors import InputError, listed, near
+from nms_gym.errors import InputError, listed, near, shown
+from nms_gym.recording.delimited import GAPS, Block, read_blocks, without_unit
 
 # Endings of OpenSim's path-style labels; "value" is the coordinate itself and wins for a bare name.
 STATES = ("value", "speed", "acceleration", "activation", "fiber_length", "normalized_tendon_force")
-TIME_LABELS = ("time", "time_s", "time (s)", "time[s]", "time [s]", "t")
 # OpenSim names the translations of a free joint so; every other coordinate counts as an angle.
 TRANSLATION_ENDINGS = ("_tx", "_ty", "_tz")
+
+
+class TableWarning(UserWarning):
+    """Rows of a table were left out."""
 
 
 class UnitsWarning(UserWarning):
@@ -45,6 +48,7 @@ class Table:
         data: (T, n) float64.
         in_degrees: what the header says; False when it is silent.
         units_stated: whether the header said anything about degrees.
+        units: of each column, as the file states them ("" where it is silent); empty where it states none.
     """
 
     path: str
@@ -53,11 +57,13 @@ class Table:
     data: np.ndarray
     in_degrees: bool = False
     units_stated: bool = False
+    units: tuple[str, ...] = ()
 
     def index(self, name: str) -> int:
         """Position of the column ``name`` in ``data``.
 
-        An exact label wins; then a path-style one ending in ``/name``, ``/name/value`` or ``/name/<state>``.
+        An exact label wins; then a path-style one ending in ``/name``, ``/name/value`` or ``/name/<state>``; then one
+        that is ``name`` with a unit in brackets.
 
         Raises:
             InputError: no such column (near names are listed), or several fit.
@@ -68,13 +74,15 @@ class Table:
                 exact = [i for i, label in enumerate(self.labels) if label.endswith(wanted)]
         if not exact:
             exact = [i for i, label in enumerate(self.labels) if coordinate_name(label) == name]
+        if not exact:
+            exact = [i for i, label in enumerate(self.labels) if without_unit(label)[0] == name]
         if len(exact) == 1:
             return exact[0]
         if exact:
             found = listed(f"{self.labels[i]} (column {i + 2})" for i in exact)
             raise InputError(f"{self.path}: {name!r} fits several columns: {found}; give the full label")
         short = [coordinate_name(label) for label in self.labels]
-        raise InputError(f"{self.path}: no column {name!r}; {near(name, short)}")
+        raise InputError(f"{self.path}: no column {shown(name)}; {near(name, short)}")
 
     def column(self, name: str) -> np.ndarray:
         """(T,) values of one column; see ``index`` for how it is found and what is raised."""
@@ -86,7 +94,8 @@ class Table:
 
     def renamed(self, names: Sequence[str]) -> Table:
         """The columns ``names``, in that order, labelled by exactly those names."""
-        return replace(self, labels=tuple(names), data=self.select(names))
+        units = tuple(self.units[self.index(name)] for name in names) if self.units else ()
+        return replace(self, labels=tuple(names), data=self.select(names), units=units)
 
 
 def coordinate_name(label: str) -> str:
@@ -107,94 +116,156 @@ def require_unique(names: Sequence[str], what: str, where: str) -> None:
 # --- reading ------------------------------------------------------------
 
 
-def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> Table:
+def read_table(
+    path: str | os.PathLike[str], columns: Sequence[str] | None = None, *, may_lack: Sequence[str] = ()
+) -> Table:
     """Read a ``.sto``, ``.mot``, ``.csv`` or plain text table.
 
     Everything up to a line ``endheader`` is header: ``key=value`` (or ``key value``) lines in any order
     and spelling, blank lines and free text. Row and column counts of the header are ignored: they are often
     wrong. Without ``endheader`` the table starts at the first line that has a time label. Cells are separated
-    by tabs and blanks, or by commas or semicolons.
+    by tabs and blanks, or by commas or semicolons. ``delimited`` says which other layouts are known.
 
     Args:
         path: the file.
         columns: read and check only these (in this order, kept under their labels in the file); default all.
+        may_lack: labels of columns that are NaN where the file has no number, instead of an error.
 
     Raises:
         InputError: file missing, empty or without a time column; a column is missing; a row has too few or
             too many cells; a cell is no finite number (file, line, time, column and text are named); time
-            repeats or runs backwards.
+            repeats with other numbers, or runs backwards; columns are asked for together that have times of their own.
+
+    Warns:
+        TableWarning: rows were left out: some repeat the row before, or channels end at different samples.
     """
+    groups, header = _groups(path)
     file = str(path)
-    lines = _read_lines(path)
-    end = next((i for i, line in enumerate(lines) if line.strip().lower() == "endheader"), None)
-    header = lines[:end] if end is not None else []
-    start = _label_line(lines, 0 if end is None else end + 1, file, has_header=end is not None)
-    in_degrees, stated = _angle_units(header, file)
-    delimiter = _delimiter(lines, start)
-    numbered = [
-        (i + 1, line)
-        for i, line in enumerate(lines[start + 1 :], start + 1)
-        if line.strip() and not line.lstrip().startswith("#")
-    ]
-    if not numbered:
-        raise InputError(f"{file}: the table is empty: no row follows the labels in line {start + 1}")
-    rows = [_cells(line, delimiter) for _, line in numbered]
-    labels = _labels(lines[start], delimiter, len(rows[0]))
-    line_numbers = [number for number, _ in numbered]
-    for number, row in zip(line_numbers, rows, strict=True):
-        if len(row) != len(labels):
-            raise InputError(
-                f"{file}: line {number} has {len(row)} cells, but there are {len(labels)} labels"
-                f" ({labels[0]!r} to {labels[-1]!r}); is the row cut off, or does a label hold a blank?"
-            )
-    time_column = next((i for i, label in enumerate(labels) if label.lower() in TIME_LABELS), None)
-    if time_column is None:
-        raise InputError(f"{file}: no column 'time' among {listed(labels)}; add one, in seconds")
-    kept = [i for i in range(len(labels)) if i != time_column]
-    time = _numbers(rows, [time_column], labels, line_numbers, file, None)[:, 0]
-    _check_time(time, file, line_numbers)
-    names = tuple(labels[i] for i in kept)
+    everything = [(group, i) for group in groups for i in range(len(group.labels))]
     if columns is not None:
-        bare = Table(file, names, time, np.empty((len(time), len(names))), in_degrees, stated)
-        chosen = [bare.index(name) for name in columns]
-        kept, names = [kept[i] for i in chosen], tuple(names[i] for i in chosen)
-    if not kept:
+        bare = Table(file, tuple(group.labels[i] for group, i in everything), np.empty(0), np.empty((0, 0)))
+        everything = [everything[bare.index(name)] for name in columns]
+    if not everything:
         raise InputError(f"{file}: there is no column beside 'time'")
-    data = _numbers(rows, kept, labels, line_numbers, file, time)
-    return Table(file, names, time, data, in_degrees, stated)
+    used = list({id(group): group for group, _ in everything}.values())
+    if len(used) > 1:
+        parts = "; ".join(f"{listed(group.labels, 4)} every {group.step:.6g} s" for group in used)
+        raise InputError(f"{file}: these columns have times of their own: {parts}; name columns that share theirs")
+    return _read_group(file, used[0], [i for _, i in everything], header, may_lack)
 
 
-def _read_lines(path: str | os.PathLike[str]) -> list[str]:
-    file = Path(path)
-    if not file.is_file():
-        folder = file.parent
-        names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-        reason = near(file.name, names) if names else f"the folder {str(folder)!r} is missing or empty"
-        raise InputError(f"{file}: no such file; {reason}")
-    content = file.read_bytes()
-    if b"\x00" in content:
-        raise InputError(f"{file}: not a text table (it holds zero bytes); expected .sto, .mot, .csv or .txt")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    lines = text.splitlines()
-    if not any(line.strip() for line in lines):
-        raise InputError(f"{file}: the file is empty")
-    return lines
+def read_tables(path: str | os.PathLike[str], *, may_lack: bool = False) -> tuple[Table, ...]:
+    """Every column of a file, as one table for each set of times: programs write several rates into one file.
+
+    Args:
+        path: the file.
+        may_lack: NaN where a number is missing, instead of an error.
+
+    Raises:
+        InputError: see ``read_table``.
+    """
+    groups, header = _groups(path)
+    found = [group for group in groups if group.labels]
+    if not found:
+        raise InputError(f"{path}: there is no column beside 'time'")
+    every = [range(len(group.labels)) for group in found]
+    lacks = [group.labels if may_lack else () for group in found]
+    return tuple(
+        _read_group(str(path), group, kept, header, lack) for group, kept, lack in zip(found, every, lacks, strict=True)
+    )
 
 
-def _label_line(lines: Sequence[str], first: int, file: str, *, has_header: bool) -> int:
-    for i in range(first, len(lines)):
-        text = lines[i].strip()
-        if not text or text.startswith("#"):
-            continue
-        cells = [cell.strip().strip("\"'").lower() for cell in re.split(r"[\t,;]|\s{2,}", text)]
-        if has_header or any(cell in TIME_LABELS for cell in [*cells, *text.lower().split()]):
-            return i
-    if has_header:
-        raise InputError(f"{file}: the table is empty: nothing follows 'endheader'")
-    raise InputError(f"{file}: neither a line 'endheader' nor a label line with 'time' was found")
+@dataclass(frozen=True)
+class _Group:
+    """Columns that share their times, maybe of several blocks."""
+
+    time: np.ndarray
+    labels: tuple[str, ...]
+    units: tuple[str, ...]
+    places: tuple[tuple[Block, int], ...]
+
+    @property
+    def step(self) -> float:
+        """Median step, s; NaN for a single row."""
+        return float(np.median(np.diff(self.time))) if len(self.time) > 1 else math.nan
+
+
+def _groups(path: str | os.PathLike[str]) -> tuple[list[_Group], list[str]]:
+    """The columns of a file by their times, and its header lines."""
+    file = str(path)
+    header, blocks = read_blocks(path)
+    groups: list[_Group] = []
+    for block in blocks:
+        time = block.scale * _numbers(block, [(block.time, block.time_label)], file, None)[:, 0]
+        group = _Group(time, block.labels, block.units, tuple((block, i) for i in block.columns))
+        for n, other in enumerate(groups):
+            count = min(len(time), len(other.time))
+            # Channels of one device end a few samples apart.
+            close = abs(len(time) - len(other.time)) <= max(2, count // 100) and count > 1
+            if close and np.abs(time[:count] - other.time[:count]).max() <= 1e-3 * abs(other.step):
+                if len(time) != len(other.time):
+                    warnings.warn(
+                        f"{file}: {listed(group.labels, 4)} and {listed(other.labels, 4)} have {len(time)} and "
+                        f"{len(other.time)} rows; the first {count} are read",
+                        TableWarning,
+                        stacklevel=4,
+                    )
+                groups[n] = _Group(
+                    other.time[:count],
+                    other.labels + group.labels,
+                    other.units + group.units,
+                    other.places + group.places,
+                )
+                break
+        else:
+            groups.append(group)
+    return groups, header
+
+
+def _read_group(file: str, group: _Group, kept: Sequence[int], header: Sequence[str], may_lack: Sequence[str]) -> Table:
+    """The columns ``kept`` of a group, checked."""
+    labels = tuple(group.labels[i] for i in kept)
+    units = tuple(group.units[i] for i in kept)
+    in_degrees, stated = _angle_units(header, file)
+    if not stated and any(units):
+        angles = {unit.lower().rstrip("s") for unit in units} & {"deg", "degree", "°", "rad", "radian"}
+        stated, in_degrees = bool(angles), bool(angles & {"deg", "degree", "°"})
+    time = group.time
+    data = np.empty((len(time), len(kept)))
+    by_block: dict[int, list[int]] = {}
+    for n, i in enumerate(kept):
+        by_block.setdefault(id(group.places[i][0]), []).append(n)
+    for positions in by_block.values():
+        block = group.places[kept[positions[0]]][0]
+        cells = [(group.places[kept[n]][1], labels[n]) for n in positions]
+        lack = {label for _, label in cells if label in may_lack}
+        data[:, positions] = _numbers(block, cells, file, time, lack)[: len(time)]
+    lines = group.places[kept[0]][0].lines
+    time, data = _without_repeats(file, time, data, lines)
+    return Table(file, labels, time, data, in_degrees, stated, units if any(units) else ())
+
+
+def _without_repeats(
+    file: str, time: np.ndarray, data: np.ndarray, lines: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Strictly increasing times: a row that says again what the row before says is left out, with a warning.
+
+    OpenSim's own tools (RRA, CMC) write the last time twice.
+    """
+    same = np.zeros(len(time), dtype=bool)
+    equal = (data[1:] == data[:-1]) | (np.isnan(data[1:]) & np.isnan(data[:-1]))
+    same[1:] = (np.diff(time) == 0) & equal.all(axis=1)
+    kept = np.flatnonzero(~same)
+    _check_time(time[kept], file, [lines[int(i)] for i in kept])
+    if same.any():
+        dropped = [lines[int(i)] for i in np.flatnonzero(same)]
+        text = ", ".join(map(str, dropped[:6])) + (f" and {len(dropped) - 6} more" if len(dropped) > 6 else "")
+        warnings.warn(
+            f"{file}: line {text} repeats time and numbers of the line before ({time[same][0]:.9g} s); left out",
+            TableWarning,
+            stacklevel=4,
+        )
+    return time[kept], data[kept]
 
 
 def _angle_units(header: Sequence[str], file: str) -> tuple[bool, bool]:
@@ -218,65 +289,36 @@ def _angle_units(header: Sequence[str], file: str) -> tuple[bool, bool]:
     return bool(spoken), spoken is not None
 
 
-def _delimiter(lines: Sequence[str], start: int) -> str | None:
-    """``,`` or ``;`` or a tab when the cells are separated by it; None for blanks and tabs mixed."""
-    line = lines[start]
-    counts = {mark: line.count(mark) for mark in (",", ";")}
-    best = max(counts, key=lambda mark: counts[mark])
-    if counts[best]:
-        return best
-    # A single tab between all cells keeps empty cells visible; padded or mixed files are split at any blank.
-    return "\t" if "\t" in line else None
-
-
-def _cells(line: str, delimiter: str | None) -> list[str]:
-    if delimiter is None:
-        return line.split()
-    if delimiter == "\t":
-        cells = [cell.strip() for cell in line.rstrip().split("\t")]
-        return line.split() if any(len(cell.split()) > 1 for cell in cells) or not cells[0] else cells
-    cells = [cell.strip() for cell in next(csv.reader([line.strip()], delimiter=delimiter))]
-    if delimiter == ";":
-        cells = [cell.replace(",", ".") for cell in cells]
-    return cells[:-1] if len(cells) > 1 and not cells[-1] else cells
-
-
-def _labels(line: str, delimiter: str | None, n_cells: int) -> list[str]:
-    if delimiter in (",", ";"):
-        return [cell.strip() for cell in next(csv.reader([line.strip().rstrip(delimiter)], delimiter=delimiter))]
-    by_tab = [cell.strip() for cell in line.strip().split("\t")]
-    by_blank = line.split()
-    # Labels may hold blanks when tabs separate them, and blanks may separate labels: the rows decide.
-    return by_tab if len(by_tab) == n_cells and all(by_tab) else by_blank
-
-
 def _numbers(
-    rows: Sequence[Sequence[str]],
-    columns: Sequence[int],
-    labels: Sequence[str],
-    line_numbers: Sequence[int],
+    block: Block,
+    columns: Sequence[tuple[int, str]],
     file: str,
     time: np.ndarray | None,
+    may_lack: Collection[str] = (),
 ) -> np.ndarray:
+    """(T, len(columns)) numbers; NaN only in columns that ``may_lack`` some."""
+    places = [i for i, _ in columns]
     try:
-        values = np.array([[float(row[i]) for i in columns] for row in rows], dtype=np.float64)
+        values = np.array([[float(row[i]) for i in places] for row in block.rows], dtype=np.float64)
         if np.isfinite(values).all():
             return values
     except ValueError:
         pass
-    for n, row in enumerate(rows):
-        for i in columns:
+    values = np.empty((len(block.rows), len(columns)))
+    for n, row in enumerate(block.rows):
+        for k, (i, label) in enumerate(columns):
+            gap = row[i].lower() in GAPS
             try:
-                fine = math.isfinite(float(row[i]))
+                values[n, k] = math.nan if gap else float(row[i])
             except ValueError:
-                fine = False
-            if not fine:
-                at = "" if time is None else f" (time {time[n]:.6g} s)"
+                values[n, k] = math.inf
+            if not math.isfinite(values[n, k]) and not (gap and label in may_lack):
+                at = "" if time is None or n >= len(time) else f" (time {time[n]:.6g} s)"
                 raise InputError(
-                    f"{file}: line {line_numbers[n]}{at}, column {labels[i]!r}: found {row[i]!r}, expected a"
+                    f"{file}: line {block.lines[n]}{at}, column {shown(label)}: found {shown(row[i])}, expected a"
                     " finite number; fill the gap, cut the row or leave the column out"
                 )
-    raise AssertionError("unreachable: a bad cell was seen above")
+    return values
 
 
 def _check_time(time: np.ndarray, file: str, line_numbers: Sequence[int]) -> None:
@@ -400,13 +442,7 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     Raises:
         InputError: file missing or empty, or no label line.
     """
-    lines = _read_lines(path)
-    end = next((i for i, line in enumerate(lines) if line.strip().lower() == "endheader"), None)
-    start = _label_line(lines, 0 if end is None else end + 1, str(path), has_header=end is not None)
-    delimiter = _delimiter(lines, start)
-    first = next((line for line in lines[start + 1 :] if line.strip()), lines[start])
-    labels = _labels(lines[start], delimiter, len(_cells(first, delimiter)))
-    return tuple(label for label in labels if label.lower() not in TIME_LABELS)
+    return tuple(label for block in read_blocks(path)[1] for label in block.labels)
 
 
 # --- writing ------------------------------------------------------------

@@ -134,3 +134,60 @@ def test_recorded_ground_reaction(data):
     # One body weight (85.27 kg) on average over a step, from left to right foot strike.
     step = (at.time > 0.836) & (at.time < 1.4115)
     assert at.force[step, :, 1].sum(axis=1).mean() == pytest.approx(85.27 * 9.81, rel=0.05)
+
+
+def replaced(folder, old, new):
+    path = folder / "loads.xml"
+    path.write_text(path.read_text().replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", [r"C:\Users\anyone\trial 3\loads.mot", r"\\server\lab\loads.mot", "/not/there/loads.mot", r".\loads.mot"]
+)
+def test_a_path_of_another_computer_is_the_file_beside(folder, name):
+    expected = read_external_loads(folder / "loads.xml")
+    loads = read_external_loads(replaced(folder, "loads.mot", name))
+    np.testing.assert_array_equal(loads.force, expected.force)
+
+
+def test_a_missing_table_is_named(folder):
+    path = replaced(folder, "loads.mot", r"C:\data\other.mot")
+    with pytest.raises(InputError, match=r"other\.mot"):
+        read_external_loads(path)
+
+
+def with_gaps(folder, rows, columns, gap):
+    """The table with ``gap`` in these rows and columns."""
+    lines = (folder / "loads.mot").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("time")) + 1
+    for row in rows:
+        cells = lines[start + row].split("\t")
+        for column in columns:
+            cells[1 + LABELS.index(column)] = gap
+        lines[start + row] = "\t".join(cells)
+    (folder / "loads.mot").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("gap", ["NaN", "", "-nan(ind)", "1.#QNAN"])
+def test_points_may_lack_where_there_is_no_force(folder, gap):
+    expected = read_external_loads(folder / "loads.xml")
+    unloaded = np.flatnonzero(~expected.force[:, 0].any(axis=1))
+    with_gaps(folder, unloaded, ("r_px", "r_py", "r_pz", "r_my"), gap)
+    loads = read_external_loads(folder / "loads.xml")
+    assert np.isfinite(loads.point).all()
+    np.testing.assert_array_equal(loads.torque[unloaded, 0], 0)
+    np.testing.assert_allclose(moment(loads.at(loads.time)), moment(expected.at(loads.time)), atol=1e-9)
+
+
+def test_points_may_not_lack_under_force(folder):
+    with_gaps(folder, [50], ("r_px",), "NaN")
+    with pytest.raises(InputError, match=r"'right': the point of application is no number at 0\.5 s.*702"):
+        read_external_loads(folder / "loads.xml")
+
+
+@pytest.mark.parametrize("column", ["r_vy", "t_2"])
+def test_forces_and_lone_torques_may_not_lack(folder, column):
+    with_gaps(folder, [3], (column,), "NaN")
+    with pytest.raises(InputError, match=rf"time 0\.03 s\), column '{column}'"):
+        read_external_loads(folder / "loads.xml")

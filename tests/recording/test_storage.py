@@ -73,7 +73,7 @@ def test_labels_with_blanks_between_tabs(write):
         ("endheader\ntime\tp\tq\n0\t1\tinf\n", ["line 3", "'q'", "'inf'"]),
         ("endheader\ntime\tp\tq\nx\t1\t2\n", ["line 3", "'time'", "'x'"]),
         ("h\nendheader\ntime\tp\n0.2\t1\n0.1\t1\n", ["runs backwards", "0.2 s in line 4", "0.1 s in line 5"]),
-        ("h\nendheader\ntime\tp\n0.2\t1\n0.2\t1\n", ["repeats", "0.2 s in line 4"]),
+        ("h\nendheader\ntime\tp\n0.2\t1\n0.2\t2\n", ["repeats", "0.2 s in line 4"]),
         ("endheader\ntime\tp\tq\n0\t1\t2\n0.1\t1\n", ["line 4 has 2 cells", "3 labels"]),
         ("endheader\ntime\tp\tq\n", ["empty"]),
         ("h\nendheader\n\n", ["empty"]),
