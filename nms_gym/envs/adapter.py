@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -13,7 +15,7 @@ from nms_gym.envs import make_task
 from nms_gym.envs.packing import Packing
 from nms_gym.envs.rendering import History
 from nms_gym.envs.task import Task, as_dtype, describe
-from nms_gym.errors import InputError, listed
+from nms_gym.errors import InputError, listed, shown
 
 PRECISIONS = {"float32": np.float32, "float64": np.float64}
 RENDER_MODES = ("rgb_array",)
@@ -29,6 +31,59 @@ def checked_precision(precision: str) -> Any:
     if precision not in PRECISIONS:
         raise InputError(f"precision is {precision!r}; use one of {listed(PRECISIONS)}")
     return PRECISIONS[precision]
+
+
+# Whether this process is the fork of one in which JAX ran: its threads are not here, and whoever asks them waits for
+# ever.
+_FORKED = [False]
+
+
+def _note_fork() -> None:
+    # JAX says in no public place whether it runs; without the private one nothing is refused.
+    bridge = getattr(getattr(jax, "_src", None), "xla_bridge", None)
+    running = getattr(bridge, "backends_are_initialized", None)
+    _FORKED[0] = _FORKED[0] or bool(running and running())
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no forks
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+def require_own_jax() -> None:
+    """Say at once what would wait for ever.
+
+    Raises:
+        InputError: this process was forked from one in which JAX runs.
+    """
+    if _FORKED[0]:
+        raise InputError(
+            "this process is a fork of one in which JAX runs, and would wait for ever; let gymnasium.make_vec run all "
+            "environments in one call (vectorization_mode='vector_entry_point', its default), or start new processes: "
+            "AsyncVectorEnv(..., context='spawn'), or make_vec(..., vectorization_mode='async', "
+            "vector_kwargs={'context': 'spawn'})"
+        )
+
+
+def checked_action(action: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """The numbers of an action, in the precision of an environment.
+
+    Raises:
+        InputError: not real numbers, of another shape, or not finite.
+    """
+    try:
+        array = np.asarray(action)
+        with np.errstate(over="ignore"):
+            values = None if array.dtype.kind in "OUSMmc" else array.astype(dtype, copy=False)
+    except (TypeError, ValueError):
+        values = None
+    if values is None:
+        raise InputError(f"action is {shown(action)} ({type(action).__name__}); expected real numbers of shape {shape}")
+    if values.shape != shape:
+        raise InputError(f"action has shape {values.shape}; expected {shape}")
+    # A sum is finite when all its terms are, and quicker than a look at each.
+    if not math.isfinite(values.sum()):
+        raise InputError("action holds a number that is not finite; check the policy")
+    return values
 
 
 def box(bounds: tuple[np.ndarray, np.ndarray]) -> spaces.Box:
@@ -52,6 +107,7 @@ class TaskAdapter(ABC):
 
     def _prepare(self, task: Any, precision: str, render_mode: str | None, options: dict[str, Any]) -> Task:
         """Take over a task and return it as it was built; nothing is compiled before the first reset and step."""
+        require_own_jax()
         self._dtype = checked_precision(precision)
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise InputError(f"render_mode is {render_mode!r}; use None or one of {listed(RENDER_MODES)}")
@@ -68,6 +124,7 @@ class TaskAdapter(ABC):
         return made
 
     def _load(self, task: Task) -> None:
+        require_own_jax()
         with jax.enable_x64(self._x64):
             self.task = as_dtype(task, self._dtype)
             packing = Packing.of(self.task)

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import gymnasium
 import jax
 import numpy as np
 
-from nms_gym.envs.adapter import RENDER_FPS, RENDER_MODES, TaskAdapter
+from nms_gym.envs.adapter import RENDER_FPS, RENDER_MODES, TaskAdapter, checked_action, require_own_jax
 from nms_gym.envs.packing import Packing, SinglePrograms, single_programs
 from nms_gym.envs.rendering import draw
-from nms_gym.errors import InputError
-
-
-def checked_action(action: Any, space: Any, dtype: Any) -> np.ndarray:
-    """The action in the bounds of its ``Box``.
-
-    Raises:
-        InputError: wrong shape or not finite.
-    """
-    array = np.asarray(action, dtype=dtype)
-    if array.shape != space.shape:
-        raise InputError(f"action has shape {array.shape}; expected {space.shape}")
-    # A sum is finite when all its terms are, and quicker than a look at each.
-    if not math.isfinite(array.sum()):
-        raise InputError("action holds a number that is not finite; check the policy")
-    return np.clip(array, space.low, space.high)
 
 
 class NmsEnv(TaskAdapter, gymnasium.Env[np.ndarray, np.ndarray]):
@@ -81,6 +64,7 @@ class NmsEnv(TaskAdapter, gymnasium.Env[np.ndarray, np.ndarray]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode. No options are used."""
+        require_own_jax()
         super().reset(seed=seed)
         with jax.enable_x64(self._x64):
             flat = self._programs.reset(self._parts, self.np_random.integers(2**32, dtype=np.uint32))
@@ -94,12 +78,13 @@ class NmsEnv(TaskAdapter, gymnasium.Env[np.ndarray, np.ndarray]):
         """One control step. Actions are clipped to the action space.
 
         Raises:
-            InputError: the action has the wrong shape or is not finite.
+            InputError: the action is no numbers, has the wrong shape or is not finite.
             gymnasium.error.ResetNeeded: ``reset`` was not called, or the episode is over.
         """
         if self._state is None:
             raise gymnasium.error.ResetNeeded("call reset() before step()")
-        action = checked_action(action, self.action_space, self._dtype)
+        space = self._action_box
+        action = np.clip(checked_action(action, space.shape, self._dtype), space.low, space.high)
         with jax.enable_x64(self._x64):
             flat = self._programs.step(self._parts, np.concatenate([self._state, action]))
             values = self._received(flat)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +16,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from jax import Array
 
-from nms_gym.envs.adapter import RENDER_FPS, RENDER_MODES, TaskAdapter
+from nms_gym.envs.adapter import RENDER_FPS, RENDER_MODES, TaskAdapter, checked_action, require_own_jax
 from nms_gym.envs.packing import Packing
 from nms_gym.envs.rendering import draw
 from nms_gym.envs.task import Step, built, episode_key, require_same
-from nms_gym.errors import InputError, listed
+from nms_gym.errors import InputError, listed, shown
 
-AUTORESET_MODES = {mode.value: mode for mode in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP)}
+AUTORESET_MODES = {mode.value: mode for mode in AutoresetMode}
 INFOS = ("scalars", "all")
 
 
@@ -108,8 +107,9 @@ class NmsVectorEnv(TaskAdapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             precision: "float32" or "float64", of the computation; observations are float32.
             render_mode: None or "rgb_array".
             autoreset_mode: "NextStep" (the step after the last one resets; its action is not used and its reward is
-                0) or "SameStep" (the last step returns the next episode's first observation, and its own in
-                ``infos["final_obs"]`` and ``infos["final_info"]``).
+                0), "SameStep" (the last step returns the next episode's first observation, and its own in
+                ``infos["final_obs"]`` and ``infos["final_info"]``) or "Disabled" (episodes that ended are reset by
+                ``reset(options={"reset_mask": ...})``).
             info: "scalars": infos have the numbers only, which is quicker; "all": the arrays (excitations, angles) too.
                 By default "scalars", and "all" with a render mode.
             max_episode_steps: steps after which an episode is truncated at the latest, as ``gymnasium.make`` does for a
@@ -147,7 +147,9 @@ class NmsVectorEnv(TaskAdapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._bounds = tuple(bound.astype(self._dtype) for bound in (self._action_box.low, self._action_box.high))
         self._limit = limit
         self._steps = np.zeros(num_envs, dtype=int)
+        self._shape = (num_envs, *self._action_box.shape)
         self._states: Any = None
+        self._last: np.ndarray | None = None
         self._ended = np.zeros(num_envs, dtype=bool)
         self._generators: list[np.random.Generator | None] = [None] * num_envs
         self._histories = [] if render_mode is None else [self._new_history(made) for _ in range(num_envs)]
@@ -162,46 +164,79 @@ class NmsVectorEnv(TaskAdapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start all episodes. An int seeds the environments with seed, seed + 1, ...; a list seeds each. No options.
+        """Start episodes. An int seeds the environments with seed, seed + 1, ...; a list seeds each.
+
+        Args:
+            seed: of the generators that seed the episodes; None goes on with those there are.
+            options: ``{"reset_mask": mask}``, bools (num_envs,), starts those environments only, and returns the last
+                observations of the others; infos are of those that start. Nothing else is used.
 
         Raises:
-            InputError: as many seeds as environments were expected.
+            InputError: as many seeds as environments were expected, or the mask is none.
+            gymnasium.error.ResetNeeded: some are to be started that never were all.
         """
+        require_own_jax()
+        mask = self._reset_mask(options)
         super().reset(seed=seed if isinstance(seed, int) else None)
         seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
         if seeds is None:
             seeds = [None] * self.num_envs
         if len(seeds) != self.num_envs:
             raise InputError(f"{len(seeds)} seeds for {self.num_envs} environments; give as many")
-        for i, one in enumerate(seeds):
+        starting = np.flatnonzero(mask)
+        for i in map(int, starting):
+            one = seeds[i]
             if one is not None or self._generators[i] is None:
                 self._generators[i] = seeding.np_random(one)[0]
         with jax.enable_x64(self._x64):
-            out = self._restart(np.arange(self.num_envs))
+            out = self._restart(starting)
         self._check_observation(out.observation.shape[1])
-        self._ended = np.zeros(self.num_envs, dtype=bool)
-        self._steps[:] = 0
-        infos = self._infos(out)
-        infos["drive"], infos["_drive"] = self._batched_drive(), self._everyone()
+        if self._last is not None and not mask.all():
+            # What is not of those that start is zero in infos, and masked there.
+            fresh, out = out, jax.tree.map(lambda new: np.zeros((self.num_envs, *new.shape[1:]), new.dtype), out)
+            for all_rows, new in zip(jax.tree.leaves(out), jax.tree.leaves(fresh), strict=True):
+                all_rows[starting] = new
+            out.observation[~mask] = self._last[~mask]
+        self._last = out.observation.copy()
+        self._ended[mask] = False
+        self._steps[mask] = 0
+        infos = self._infos(out, mask)
+        infos["drive"], infos["_drive"] = self._batched_drive(), mask.copy()
         for i, history in enumerate(self._histories):
-            history.start({key: value[i] for key, value in out.info.items()})
+            if mask[i]:
+                history.start({key: value[i] for key, value in out.info.items()})
         return out.observation, infos
+
+    def _reset_mask(self, options: dict[str, Any] | None) -> np.ndarray:
+        """Which environments start, (num_envs,)."""
+        if not options or "reset_mask" not in options:
+            return np.ones(self.num_envs, dtype=bool)
+        mask = options["reset_mask"]
+        if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape != (self.num_envs,) or not mask.any():
+            raise InputError(
+                f"reset_mask is {shown(mask)}; expected a NumPy array of {self.num_envs} bools, not all False"
+            )
+        if self._states is None and not mask.all():
+            raise gymnasium.error.ResetNeeded("call reset() for all environments before a reset of some")
+        return mask.copy()
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One control step in every environment. Actions are clipped to the action space.
 
         Raises:
-            InputError: the actions have the wrong shape or are not finite.
-            gymnasium.error.ResetNeeded: ``reset`` was not called.
+            InputError: the actions are no numbers, have the wrong shape or are not finite.
+            gymnasium.error.ResetNeeded: ``reset`` was not called, or not for an episode that is over where nothing else
+                resets it.
         """
         if self._states is None:
             raise gymnasium.error.ResetNeeded("call reset() before step()")
-        values = np.asarray(actions, dtype=self._dtype)
-        if values.shape != self.action_space.shape:
-            raise InputError(f"action has shape {values.shape}; expected {self.action_space.shape}")
-        # A sum is finite when all its terms are, and quicker than a look at each.
-        if not math.isfinite(values.sum()):
-            raise InputError("action holds a number that is not finite; check the policy")
+        values = checked_action(actions, self._shape, self._dtype)
+        disabled = self.autoreset_mode is AutoresetMode.DISABLED
+        if disabled and self._ended.any():
+            ended = listed(map(str, np.flatnonzero(self._ended)))
+            raise gymnasium.error.ResetNeeded(
+                f"the episodes of environments {ended} are over; call reset(options={{'reset_mask': mask}}) first"
+            )
         next_step = self.autoreset_mode is AutoresetMode.NEXT_STEP
         with jax.enable_x64(self._x64):
             self._states, out = self._programs.step(self._parts, self._states, values, *self._bounds)
@@ -211,7 +246,7 @@ class NmsVectorEnv(TaskAdapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 np.logical_or(final.truncated, self._steps >= self._limit, out=final.truncated)
             # In next-step mode the environments that ended in the last step start now instead of stepping.
             over = final.terminated | final.truncated
-            starting = np.flatnonzero(self._ended if next_step else over)
+            starting = np.flatnonzero(self._ended if next_step else over & (not disabled))
             if len(starting):
                 fresh = self._restart(starting)
                 self._steps[starting] = 0
@@ -221,7 +256,7 @@ class NmsVectorEnv(TaskAdapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if next_step:
             final = out
             over = final.terminated | final.truncated
-        self._ended = over
+        self._ended, self._last = over, out.observation.copy()
         infos = self._infos(out)
         if not next_step and len(starting):
             self._add_final(infos, final, starting)
@@ -268,9 +303,9 @@ class NmsVectorEnv(TaskAdapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _everyone(self) -> np.ndarray:
         return np.ones(self.num_envs, dtype=bool)
 
-    def _infos(self, out: Any) -> dict[str, Any]:
+    def _infos(self, out: Any, mask: np.ndarray | None = None) -> dict[str, Any]:
         infos = dict(out.info)
-        return infos | {f"_{key}": self._everyone() for key in infos}
+        return infos | {f"_{key}": self._everyone() if mask is None else mask.copy() for key in infos}
 
     def _batched_drive(self) -> dict[str, Any]:
         batched: dict[str, Any] = {}

@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import os
 import pickle
+import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import gymnasium
 import jax
@@ -16,7 +19,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
-from helpers import EXAMPLES
+from helpers import EXAMPLES, REPOSITORY, TESTS
 
 from nms_gym.envs import make_task, register_task
 from nms_gym.envs.gymnasium_env import NmsEnv
@@ -356,3 +359,111 @@ def test_a_step_unlike_the_reset_is_refused():
         env.reset(seed=0)
         with pytest.raises(InputError, match=r"info\['more'\]: nothing, then"):
             env.step(action)
+
+
+# --- some environments start anew ----------------------------------------------------
+
+
+def test_a_reset_mask_starts_some_and_leaves_the_others(monkeypatch):
+    """The same numbers as Gymnasium's own vector environment, which resets the single ones."""
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    register_task("own/Walk-v0", make_walk)
+    mode = AutoresetMode.DISABLED
+    many = gymnasium.make_vec("own/Walk-v0", 3, autoreset_mode=mode, max_episode_steps=4)
+    singles = gymnasium.make_vec(
+        "own/Walk-v0", 3, vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode}, max_episode_steps=4
+    )
+    mask = np.array([True, False, True])
+    actions = np.full((3, 1), 0.3, np.float32)
+    with pytest.raises(gymnasium.error.ResetNeeded, match="for all environments"):
+        many.reset(options={"reset_mask": mask})
+    for env in (many, singles):
+        env.reset(seed=4)
+        env.step(actions)
+        env.step(actions)
+    resets = [env.reset(seed=9, options={"reset_mask": mask.copy()}) for env in (many, singles)]
+    np.testing.assert_allclose(resets[0][0], resets[1][0], rtol=1e-6)
+    for key, valid in resets[0][1].items():
+        if key.startswith("_"):
+            np.testing.assert_array_equal(valid, mask)
+    for _ in range(2):
+        a, b = (env.step(actions) for env in (many, singles))
+        for x, y in zip(a[:4], b[:4], strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(a[3], ~mask)
+    with pytest.raises(gymnasium.error.ResetNeeded, match="environments '1' are over"):
+        many.step(actions)
+    many.reset(options={"reset_mask": a[3]})
+    assert not many.step(actions)[3][1]
+
+
+@pytest.mark.parametrize(
+    "mask", [[True, False], np.array([1, 0]), np.array([True]), np.array([False, False]), "all"], ids=str
+)
+def test_what_is_no_reset_mask(mask):
+    env = NmsVectorEnv(2, make_walk)
+    env.reset(seed=0)
+    with pytest.raises(InputError, match="expected a NumPy array of 2 bools"):
+        env.reset(options={"reset_mask": mask})
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        None,
+        "0.5",
+        ["0.5"],
+        {"a": 1},
+        [[1], [1, 2]],
+        1j,
+        object(),
+        np.zeros((2, 2, 2)),
+        [np.nan],
+        [1e300],
+        [],
+        "x" * 10**6,
+    ],
+    ids=lambda action: repr(action)[:20],
+)
+def test_every_unusable_action_gets_one_short_error(action):
+    many, single = NmsVectorEnv(2, make_walk), NmsEnv(make_walk)
+    for env in (many, single):
+        env.reset(seed=0)
+        with pytest.raises(InputError, match="action") as error:
+            env.step(action)
+        assert len(str(error.value)) < 300
+
+
+FORK = """
+import multiprocessing, os, sys, warnings
+warnings.simplefilter("ignore")
+from nms_gym.envs.gymnasium_env import NmsEnv
+sys.path.insert(0, sys.argv[1])
+from test_own_task import make_walk
+env = NmsEnv(make_walk())
+if sys.argv[2] == "copy":
+    env.reset(seed=0)
+def child():
+    try:
+        (env if sys.argv[2] == "copy" else NmsEnv(make_walk())).reset(seed=0)
+    except ValueError as error:
+        print(type(error).__name__, error, flush=True)
+worker = multiprocessing.get_context("fork").Process(target=child)
+worker.start()
+worker.join(30)
+print(worker.exitcode)
+worker.kill()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no forks")
+@pytest.mark.parametrize("which", ["new", "copy"])
+def test_a_fork_says_what_to_do_instead_of_waiting_for_ever(which):
+    command = [sys.executable, "-c", FORK, str(Path(__file__).parent), which]
+    path = {"PYTHONPATH": f"{REPOSITORY}:{TESTS}"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=REPOSITORY, check=False, env={**os.environ, **path}
+    )
+    assert "InputError this process is a fork" in done.stdout, done.stderr
+    assert "context='spawn'" in done.stdout
+    assert done.stdout.splitlines()[-1] == "0"
