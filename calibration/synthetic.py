@@ -65,14 +65,16 @@ def make_person(
     free: Sequence[Free],
     *,
     seed: int,
-    middle: Sequence[float],
-    reach: Sequence[float],
+    middle: Sequence[float] = (),
+    reach: Sequence[float] = (),
     training: int = 2,
     unseen: int = 1,
     seconds: float = 3.0,
     dt: float = 0.01,
     penalties: Penalties = PENALTIES,
     errors: Errors = Errors(),
+    trials: Sequence[Trial] = (),
+    groups: Mapping[str, tuple[str, ...]] | None = None,
 ) -> SyntheticPerson:
     """Draw a person and their recordings; the same for the same seed.
 
@@ -89,19 +91,25 @@ def make_person(
         dt: s.
         penalties: of the problem.
         errors: of the recordings.
+        trials: motions and envelopes that the person performs in place of random ones, the ``training`` ones first;
+            ``middle``, ``reach``, ``unseen`` and ``seconds`` are not used then. Their measured moments are not, either.
+        groups: of the problem.
     """
     rng = np.random.default_rng(seed)
     assert model.paths is not None
     center, span = np.asarray(middle, float), np.asarray(reach, float)
     names = model.paths.coordinates
-    trials = [
-        _motion(names, model.channels, center, span, f"motion {i + 1}", seconds, dt, rng)
-        for i in range(training + unseen)
-    ]
+    if trials:
+        dt = trials[0].dt
+    else:
+        trials = [
+            _motion(names, model.channels, center, span, f"motion {i + 1}", seconds, dt, rng)
+            for i in range(training + unseen)
+        ]
     # A problem needs some measured moments; which ones does not matter for the prior and its bounds.
     segments = [make_segment(model, trial) for trial in trials]
     blank = [dataclasses.replace(s, measured=np.tile(s.time[:, None], (1, len(model.coordinates)))) for s in segments]
-    problem = Problem(model, start, tuple(blank[:training]), tuple(free), {}, penalties)
+    problem = Problem(model, start, tuple(blank[:training]), tuple(free), dict(groups or {}), penalties)
     layout = make_layout(problem)
     z = sample_box(np.zeros(layout.size), layout.prior_precision, layout.low, layout.high, 1, rng)[0]
     with jax.enable_x64(True):

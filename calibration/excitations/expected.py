@@ -77,6 +77,8 @@ class ExcitationPrior:
                 raise InputError(f"{f.name} is {value}; it must be {'positive' if positive else '0 or more'}")
 
 
+# Periods of a stretch shorter than a cycle, over that of the longest stretch.
+SHORT_PERIODS = (0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15)
 _POSITIVE = ("similarity_scale", "noise", "timing_width", "effort_tolerance", "tightness")
 
 
@@ -93,7 +95,8 @@ class Stretch:
     moments: np.ndarray | None = None
     """(T, K) N·m measured; without them effort is left out"""
     period: float | None = None
-    """s of a gait cycle; searched for when None"""
+    """s of a gait cycle; when None it is searched for: near that of the longest stretch where this is shorter than a
+    cycle"""
 
 
 @dataclass(frozen=True)
@@ -346,16 +349,23 @@ def _timing(
     known = of_channels.std(axis=1) > 0
     if known.sum() < 2:
         return None
-    cycles, timing = [], []
-    for w in windows:
+    # The longest first: a stretch shorter than a gait cycle cannot tell how long one is, and goes by the others.
+    found_cycles: dict[int, GaitCycle] = {}
+    for i in sorted(range(len(windows)), key=lambda i: windows[i].time[0] - windows[i].time[-1]):
+        w, first = windows[i], next(iter(found_cycles.values()), None)
         longest = w.time[-1] - w.time[0]
-        periods = [w.period] if w.period else [p for p in np.arange(0.8, 1.81, 0.05) if p <= 1.1 * longest] or [longest]
-        cycle = fit_gait_cycle(w.time, w.envelopes[:, known], of_channels[known], periods)
-        cycles.append(cycle)
-        timing.append(at_phase(profiles, cycle.phase(w.time)))
+        if w.period:
+            periods = [w.period]
+        elif first is not None and longest < first.period:
+            periods = [first.period * f for f in SHORT_PERIODS]
+        else:
+            periods = [p for p in np.arange(0.8, 1.81, 0.05) if p <= 1.1 * longest] or [longest]
+        found_cycles[i] = fit_gait_cycle(w.time, w.envelopes[:, known], of_channels[known], periods)
+    cycles = tuple(found_cycles[i] for i in range(len(windows)))
+    timing = [at_phase(profiles, c.phase(w.time)) for c, w in zip(cycles, windows, strict=True)]
     if np.mean([c.agreement for c in cycles]) < LEAST_AGREEMENT:
         return None
-    return tuple(cycles), np.concatenate(timing)
+    return cycles, np.concatenate(timing)
 
 
 def _effort(

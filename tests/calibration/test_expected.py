@@ -144,6 +144,23 @@ def test_kriging_is_the_conditional_mean():
     np.testing.assert_allclose(found.excitation[0], level + expected.T * scale, atol=1e-12)
 
 
+def test_a_stretch_shorter_than_a_cycle_goes_by_the_longer_one():
+    """0.7 s of a cycle of 1.1 s, alone, can only be taken for a shorter cycle."""
+    time = np.arange(0.0, 2.4, 0.01)
+    signals = np.stack([cycle(m, time) for m in MUSCLES], axis=1)
+    for cut in (slice(20, 90), slice(140, 210)):
+        short = window(signals[cut], time[cut])
+        for order in ([window(signals, time), short], [short, window(signals, time)]):
+            found = synthesise(order, MUSCLES, DRIVES, STRENGTH)
+            of_short = found.cycles[[w is short for w in order].index(True)]
+            assert of_short is not None
+            assert of_short.period == pytest.approx(1.1, rel=0.06)
+            miss = (of_short.phase(np.array([0.25]))[0] + 0.5) % 1.0 - 0.5
+            assert abs(miss) < 0.05
+        (alone,) = synthesise([short], MUSCLES, DRIVES, STRENGTH).cycles
+        assert alone is None or alone.period < 0.9
+
+
 def test_timing_supplies_what_no_neighbour_knows():
     """The tibialis anterior has no like; the others walk by the book, so it is expected to."""
     time = np.arange(0.0, 2.4, 0.01)
