@@ -7,12 +7,13 @@ a channel is likely to do. Three things say so, none of which needs a signal of 
   are is the cosine between their mean moment arms over all coordinates, so it follows from the geometry of any model;
 * **effort**: the activations of least sum of squares that make the measured moments (static optimisation, Crowninshield
   & Brand 1981, 10.1016/0021-9290(81)90035-X), with isometric strengths;
-* **published timing**, where the motion is gait: when each leg muscle is on in normal walking (``gait_timing.ON_OFF``).
+* **timing**, where the motion is gait: when each leg muscle is on in normal walking, as published
+  (``gait_timing.ON_OFF``) or, which is better, as other people's EMG has it (``gait_timing.learn_profiles``).
 
 They meet in one Gaussian process over muscles ("universal kriging", Matheron 1969; Rasmussen & Williams 2006, chapter
 2.7): a muscle's standardised signal is ``b_1 timing + b_2 effort + deviation``, deviations correlate as muscles are
 alike, and the recorded channels tell the coefficients ``b`` and the deviations. Where the recorded channels do not
-follow published timing or effort, ``b`` stays small, so neither is trusted further than the person bears it out.
+follow timing or effort, ``b`` stays small, so neither is trusted further than the person bears it out.
 
 ``synthesise`` gives the excitations and their uncertainty; ``weight_prior`` turns them into the prior mean and standard
 deviation of synergy weights; ``with_prior`` does both for a model that ``synergies.py`` has prepared.
@@ -30,10 +31,12 @@ from scipy.optimize import nnls
 
 from calibration.excitations.gait_timing import (
     LEAST_AGREEMENT,
+    PERIODS,
     PHASES,
     TIMING_WIDTH,
     GaitCycle,
     at_phase,
+    electrode_name,
     fit_gait_cycle,
     standardised,
     timing_profile,
@@ -149,6 +152,7 @@ def synthesise(
     *,
     gait: bool = True,
     efforts: Sequence[np.ndarray] | None = None,
+    profiles: Mapping[str, np.ndarray] | None = None,
 ) -> Synthesis:
     """Expected excitation of every muscle from the channels that were recorded.
 
@@ -161,6 +165,8 @@ def synthesise(
         gait: whether the motion may be gait; if not, published timing is left out. It is also left out where fewer
             than two recorded channels have any, or they do not follow it (``LEAST_AGREEMENT``).
         efforts: ``effort_pattern`` of each window, where it is known already; it does not depend on the channels.
+        profiles: other people's activity over the gait cycle (``learn_profiles``, ``read_profiles``), in place of
+            published on and off; that stays for the muscles that they lack.
 
     Raises:
         InputError: no window or no channel, shapes that do not fit, a channel that drives nothing or is constant.
@@ -185,7 +191,7 @@ def synthesise(
     trends: dict[str, tuple[np.ndarray, float]] = {}
     cycles: tuple[GaitCycle | None, ...] = (None,) * len(windows)
     if gait and prior.timing_sd > 0:
-        found = _timing(windows, muscles, share, prior)
+        found = _timing(windows, muscles, share, prior, profiles or {})
         if found is not None:
             cycles, timing = found
             trends["timing"] = timing, prior.timing_sd
@@ -268,6 +274,7 @@ def with_prior(
     *,
     gait: bool = True,
     free: Free = DEFAULT_FREE["synergy_weight"],
+    profiles: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[NmsParams, Free, Synthesis]:
     """Start and prior of a model's synergy weights; weights of residual excitations stay as they are.
 
@@ -278,6 +285,7 @@ def with_prior(
         prior: how much each source counts.
         gait: whether the motion is gait.
         free: what the returned freedom of the weights is made from.
+        profiles: see ``synthesise``.
 
     Returns:
         Start with the expected weights, their freedom with one standard deviation per weight, and what was expected.
@@ -294,7 +302,7 @@ def with_prior(
     strength = np.asarray(start.max_isometric_force, float) * np.cos(np.asarray(start.pennation_at_optimal, float))
     windows = [stretch_of(model, start, s) for s in segments]
     windows = [dataclasses.replace(w, envelopes=w.envelopes[:, used]) for w in windows]
-    found = synthesise(windows, model.muscles, drives[:, used], strength, prior, gait=gait)
+    found = synthesise(windows, model.muscles, drives[:, used], strength, prior, gait=gait, profiles=profiles)
     first = model.channels.index(model.commands[0])
     commands = []
     for s in segments:
@@ -340,11 +348,17 @@ def _check(windows: Sequence[Stretch], muscles: Sequence[str], drives: np.ndarra
 
 
 def _timing(
-    windows: Sequence[Stretch], muscles: Sequence[str], share: np.ndarray, prior: ExcitationPrior
+    windows: Sequence[Stretch],
+    muscles: Sequence[str],
+    share: np.ndarray,
+    prior: ExcitationPrior,
+    learned: Mapping[str, np.ndarray],
 ) -> tuple[tuple[GaitCycle, ...], np.ndarray] | None:
-    """Gait cycles and published timing (T, M) on them; muscles without any follow nothing."""
-    found = [timing_profile(m, prior.timing_width) for m in muscles]
+    """Gait cycles and timing (T, M) on them; muscles without any follow nothing."""
+    found = [learned.get(electrode_name(m) or "", timing_profile(m, prior.timing_width)) for m in muscles]
     profiles = np.array([np.zeros(PHASES) if p is None else p for p in found])  # (M, PHASES)
+    if learned:
+        profiles = standardised(profiles, axis=1)  # published ones are from 0 to 1
     of_channels = share.T @ profiles
     known = of_channels.std(axis=1) > 0
     if known.sum() < 2:
@@ -359,7 +373,7 @@ def _timing(
         elif first is not None and longest < first.period:
             periods = [first.period * f for f in SHORT_PERIODS]
         else:
-            periods = [p for p in np.arange(0.8, 1.81, 0.05) if p <= 1.1 * longest] or [longest]
+            periods = [p for p in PERIODS if p <= 1.1 * longest] or [longest]
         found_cycles[i] = fit_gait_cycle(w.time, w.envelopes[:, known], of_channels[known], periods)
     cycles = tuple(found_cycles[i] for i in range(len(windows)))
     timing = [at_phase(profiles, c.phase(w.time)) for c, w in zip(cycles, windows, strict=True)]

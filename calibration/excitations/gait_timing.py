@@ -1,12 +1,17 @@
-"""When leg muscles are active in normal walking, and where in the gait cycle a recording is."""
+"""When leg muscles are active in walking, as published or as other people did it, and where in the gait cycle a
+recording is."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
+
+from nms_gym.errors import InputError, near
+from nms_gym.recording.storage import read_table
 
 # When muscles are active in normal walking, per cent of the cycle from foot strike: Perry J (1992), Gait Analysis:
 # Normal and Pathological Function, SLACK, ISBN 978-1-55642-192-1 (intramuscular EMG), as its bursts are transcribed in
@@ -92,6 +97,12 @@ _NAMES: Mapping[str, str] = {
     "pertert": "extensor digitorum longus",
 }
 
+# What one surface electrode lies over.
+_SAME_ELECTRODE: Mapping[str, str] = {
+    "gluteus maximus, lower": "gluteus maximus, upper",
+    "peroneus brevis": "peroneus longus",
+}
+
 PHASES = 200
 
 # Recorded channels whose mean correlation with published timing is less, at the best phase, are not walking. In gait it
@@ -100,6 +111,10 @@ PHASES = 200
 LEAST_AGREEMENT = 0.33
 # Per cent of the gait cycle by which published bursts are blurred.
 TIMING_WIDTH = 7.0
+# Per cent of the gait cycle by which averages over strides are smoothed.
+PROFILE_WIDTH = 2.0
+# s, of gait cycles that are tried.
+PERIODS = tuple(np.arange(0.8, 1.81, 0.05).tolist())
 
 
 @dataclass(frozen=True)
@@ -118,8 +133,100 @@ class GaitCycle:
         return ((time - self.strike) / self.period) % 1.0
 
 
+@dataclass(frozen=True)
+class Walk:
+    """Envelopes of somebody's walking, at least most of a gait cycle."""
+
+    time: np.ndarray
+    """(T,) s"""
+    muscles: tuple[str, ...]
+    """C names, published ones or those of leg models"""
+    envelopes: np.ndarray
+    """(T, C), in any unit per muscle"""
+
+
+def learn_profiles(people: Sequence[Sequence[Walk]]) -> dict[str, np.ndarray]:
+    """Average activity over the gait cycle of muscles that other people had electrodes on.
+
+    Their gait cycles are found by published timing. Strides of one person are averaged, then people; every muscle of a
+    person is standardised before.
+
+    Args:
+        people: recordings of each.
+
+    Returns:
+        Electrode's name (``electrode_name``) -> ``(PHASES,)`` from foot strike.
+
+    Raises:
+        InputError: a muscle without a published name, or fewer than two muscles in a recording.
+    """
+    found: dict[str, list[np.ndarray]] = {}
+    for walks in people:
+        own: dict[str, list[np.ndarray]] = {}
+        for walk in walks:
+            names = [_known(m, "recording of another person") for m in walk.muscles]
+            if len(set(names)) < 2:
+                raise InputError("recording of another person: one muscle does not tell where the strides are")
+            profiles = np.array([timing_profile(n) for n in names])
+            periods = [p for p in PERIODS if p <= 1.1 * (walk.time[-1] - walk.time[0])] or PERIODS[:1]
+            phase = fit_gait_cycle(walk.time, walk.envelopes, profiles, periods).phase(walk.time)
+            bins = np.minimum((phase * PHASES).astype(int), PHASES - 1)
+            for name, envelope in zip(names, walk.envelopes.T, strict=True):
+                seen = _smooth(np.bincount(bins, minlength=PHASES).astype(float))
+                total = _smooth(np.bincount(bins, weights=envelope, minlength=PHASES))
+                own.setdefault(name, []).append(standardised(total / np.maximum(seen, 1e-12)))
+        for name, profiles_of in own.items():
+            found.setdefault(name, []).append(np.mean(profiles_of, axis=0))
+    return {name: np.mean(profiles_of, axis=0) for name, profiles_of in found.items()}
+
+
+def read_profiles(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Activity over the gait cycle from a table: ``time`` is per cent of the cycle from foot strike, 0 to 100, and each
+    further column a muscle, by its published name or that of a leg model, in any unit.
+
+    Raises:
+        InputError: see ``read_table``; a muscle without a published name, or named twice; per cents that leave 0 to 100
+            or a tenth of the cycle out.
+    """
+    table = read_table(path)
+    percent = table.time
+    gaps = np.diff(np.concatenate([percent, percent[:1] + 100.0]))
+    if percent[0] < 0 or percent[-1] > 100 or gaps.max() > 10:
+        raise InputError(
+            f"{path}: time goes from {percent[0]:g} to {percent[-1]:g} in steps of up to {gaps.max():g}; expected per "
+            "cent of the gait cycle, 0 to 100, at least every 10"
+        )
+    found: dict[str, np.ndarray] = {}
+    wanted = (np.arange(PHASES) + 0.5) * 100 / PHASES
+    for label, column in zip(table.labels, table.data.T, strict=True):
+        name = _known(label, str(path))
+        if name in found:
+            raise InputError(f"{path}: {label!r} is {name!r}, which another column is already; keep one")
+        found[name] = standardised(np.interp(wanted, percent, column, period=100.0))
+    return found
+
+
+def _known(muscle: str, where: str) -> str:
+    name = electrode_name(muscle)
+    if name is None:
+        raise InputError(f"{where}: {muscle!r} is no leg muscle that timing is published of; {near(muscle, ON_OFF)}")
+    return name
+
+
+def _smooth(series: np.ndarray) -> np.ndarray:
+    return gaussian_filter1d(series, PROFILE_WIDTH * PHASES / 100, mode="wrap")
+
+
+def electrode_name(muscle: str) -> str | None:
+    """Published name of what a surface electrode over a muscle records; None for muscles without one."""
+    name = published_name(muscle)
+    return None if name is None else _SAME_ELECTRODE.get(name, name)
+
+
 def published_name(muscle: str) -> str | None:
-    """Entry of ``ON_OFF`` for a muscle of a leg model, by its name; None for other muscles."""
+    """Entry of ``ON_OFF`` for a muscle of a leg model, by its name, or by that entry; None for other muscles."""
+    if muscle.lower() in ON_OFF:
+        return muscle.lower()
     plain = muscle.lower().removesuffix("_r").removesuffix("_l").replace("_", "")
     fits = [start for start in _NAMES if plain.startswith(start)]
     return _NAMES[max(fits, key=len)] if fits else None

@@ -7,6 +7,7 @@ one study per public data set.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -67,6 +68,10 @@ def study_arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
         with at(f"{file} [{name}]"):
             return cls(**{key: value for key, value in values.items() if value is not None})
 
+    def in_folder(plan: SynergyPlan) -> SynergyPlan:
+        found = folder.optional(plan.profiles, f"{file} [synergies]: profiles")
+        return dataclasses.replace(plan, profiles=None if found is None else str(found))
+
     name = keys["name"] or file.stem
     output = folder.path(keys["output"] or f"nms-gym-out/{name}", f"{file}: output", must_exist=False)
     if str(path).startswith("asset:"):
@@ -90,7 +95,7 @@ def study_arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
         "lead_in": keys["lead_in"],
         "settings": _settings(f"{file} [settings]", keys["settings"], folder),
         "emg": EmgRecipe() if keys["emg"] is None else of(EmgRecipe, "emg"),
-        "synergies": EMG_DRIVEN if keys["synergies"] is None else of(SynergyPlan, "synergies"),
+        "synergies": EMG_DRIVEN if keys["synergies"] is None else in_folder(of(SynergyPlan, "synergies")),
         "groups": {k: names_of(f"{file} [groups]: {k}", v) for k, v in keys["groups"].items()},
         "start": _start(f"{file} [start]", keys["start"], folder),
         "free": _free(str(file), keys["free"]),

@@ -246,11 +246,17 @@ TABLES: Mapping[str, Table] = {
             _of(
                 SynergyPlan,
                 "prior",
-                f'one of {_choice(PRIORS)}: "expected" is what synergists, effort and (with `gait`) '
-                "published timing suggest",
+                f'one of {_choice(PRIORS)}: "expected" is what synergists, effort and (with `gait`) timing suggest',
             ),
             _of(SynergyPlan, "tightness", "of an expected prior; 0.1 keeps its signals whatever the moments say"),
-            _of(SynergyPlan, "gait", "whether published timing of muscles in gait may be used"),
+            _of(SynergyPlan, "gait", "whether timing of muscles in gait may be used"),
+            _of(
+                SynergyPlan,
+                "profiles",
+                "file, a table of other people's activity in gait, in place of published timing: `time` is per cent of "
+                "the cycle from foot strike, every other column a muscle",
+                kind="text",
+            ),
         ),
     ),
     "groups": Table(

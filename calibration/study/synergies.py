@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from calibration.excitations.expected import ExcitationPrior, with_prior
+from calibration.excitations.gait_timing import read_profiles
 from calibration.excitations.synergies import CHANNEL_VAF, TOTAL_VAF, Synergies, add_synergies, extract
 from calibration.problem import DEFAULT_FREE, Free
 from calibration.study.checks import at
@@ -51,7 +52,10 @@ class SynergyPlan:
     """how closely the fit keeps to an expected prior, in its own standard deviations; small keeps the expected signals
     whatever the moments say"""
     gait: bool = False
-    """whether published timing of muscles in gait may be part of what is expected"""
+    """whether timing of muscles in gait may be part of what is expected"""
+    profiles: str | None = None
+    """file with other people's activity over the gait cycle (``gait_timing.read_profiles``), in place of published
+    timing; used with ``gait``"""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -64,6 +68,8 @@ class SynergyPlan:
         for trial, task in self.tasks.items():
             if not isinstance(task, str) or not task:
                 raise InputError(f"the task of {trial!r} is {task!r}; expected a name in quotes")
+        if self.profiles is not None and not (self.gait and self.prior == "expected"):
+            raise InputError('profiles are timing in gait, which is only used with prior = "expected" and gait = true')
         if not self.tightness > 0:
             raise InputError(f"tightness is {self.tightness:g}; expected a number above 0")
         if self.restarts < 0 or self.seed < 0:
@@ -137,5 +143,8 @@ def expected(
     with at(where):
         prior = ExcitationPrior(tightness=plan.tightness)
         weights = next((f for f in free if f.kind == "synergy_weight"), DEFAULT_FREE["synergy_weight"])
-        start, weights, _ = with_prior(driven.model, driven.start, windows, prior, gait=plan.gait, free=weights)
+        known = None if plan.profiles is None else read_profiles(plan.profiles)
+        start, weights, _ = with_prior(
+            driven.model, driven.start, windows, prior, gait=plan.gait, free=weights, profiles=known
+        )
     return start, tuple(weights if f.kind == "synergy_weight" else f for f in free)

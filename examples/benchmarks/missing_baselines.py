@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from missing_recordings import OtherPerson, Recording, muscle_of
+from missing_recordings import OtherPerson, Recording, muscle_of, profiles_of
 from scipy.optimize import nnls
 
 from calibration.excitations.expected import Stretch, function_signatures
-from calibration.excitations.gait_timing import PHASES, GaitCycle, at_phase, fit_gait_cycle, timing_profile
+from calibration.excitations.gait_timing import (
+    PERIODS,
+    PHASES,
+    GaitCycle,
+    at_phase,
+    electrode_name,
+    fit_gait_cycle,
+    timing_profile,
+)
 
-BASELINES = ("mean", "neighbour", "timing", "neighbour + timing", "other people")
-PERIODS = tuple(np.arange(0.8, 1.81, 0.05))
-"""s, of gait cycles that are tried"""
+BASELINES = (
+    "mean",
+    "neighbour",
+    "timing",
+    "neighbour + timing",
+    "other people",
+    "others' profiles",
+    "neighbour + others' profiles",
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +43,9 @@ class Rivals:
     * neighbour + timing: the average of both, each standardised, with the neighbour's mean and spread;
     * other people: the channel's muscle regressed on those left (non-negative least squares, everything over its
       standard deviation) on each other person who had it recorded, and averaged over people; the neighbour where
-      nobody had.
+      nobody had;
+    * others' profiles: as timing, but with the average profile of the other people where they have one; and with the
+      neighbour.
     """
 
     recording: Recording
@@ -45,7 +62,8 @@ class Rivals:
         share = share / share.sum(axis=0)
         fitted = self.windows[0].envelopes[:, columns]
         level, spread = fitted.mean(axis=0), fitted.std(axis=0)
-        profiles = self._profiles(share)
+        profiles = self._profiles(share, {})
+        learned = self._profiles(share, self.learned)
         function = share.T @ function_signatures(self.windows[0].moment_arms)
         function = function / np.linalg.norm(function, axis=1, keepdims=True)
         cycles = self._cycles(columns, profiles)
@@ -55,21 +73,27 @@ class Rivals:
             rows: dict[str, dict[int, np.ndarray]] = {name: {} for name in BASELINES}
             for c in lost:
                 near = int(np.argmax(function[columns] @ function[c]))
-                timing = at_phase(_unit(profiles[[c]]), cycle.phase(window.time))[:, 0]
                 beside = (given[:, near] - level[near]) / spread[near]
-                both = (beside + timing) / 2
                 rows["mean"][c] = given.mean(axis=1)
                 rows["neighbour"][c] = given[:, near]
-                rows["timing"][c] = np.maximum(level.mean() + spread.mean() * timing, 0.0)
-                rows["neighbour + timing"][c] = np.maximum(level[near] + spread[near] * both, 0.0)
+                for name, source in (("timing", profiles), ("others' profiles", learned)):
+                    timing = at_phase(_unit(source[[c]]), cycle.phase(window.time))[:, 0]
+                    both = (beside + timing) / 2
+                    rows[name][c] = np.maximum(level.mean() + spread.mean() * timing, 0.0)
+                    rows[f"neighbour + {name}"][c] = np.maximum(level[near] + spread[near] * both, 0.0)
                 regressed = self._regressed(given / spread, columns, c)
                 rows["other people"][c] = given[:, near] if regressed is None else spread.mean() * regressed
             found.append(rows)
         return found
 
-    def _profiles(self, share: np.ndarray) -> np.ndarray:
-        found = [timing_profile(m) for m in self.recording.muscles]
-        return share.T @ np.array([np.zeros(PHASES) if p is None else p for p in found])
+    @cached_property
+    def learned(self) -> dict[str, np.ndarray]:
+        """Profiles of the other people."""
+        return profiles_of(self.people)
+
+    def _profiles(self, share: np.ndarray, learned: Mapping[str, np.ndarray]) -> np.ndarray:
+        found = [learned.get(electrode_name(m) or "", timing_profile(m)) for m in self.recording.muscles]
+        return share.T @ _unit(np.array([np.zeros(PHASES) if p is None else p for p in found]))
 
     def _cycles(self, columns: list[int], profiles: np.ndarray) -> list[GaitCycle]:
         known = [c for c in columns if profiles[c].std() > 0]

@@ -11,11 +11,13 @@ reported ones did not count.
 
 Rows, all scored alike on the fitted stretch and on a later one that nothing is fitted to:
 
-* study: what ``[synergies] number = 5, prior = "expected", tightness = 0.1, gait = true`` of a study does: synergy
-  weights start from the expected signals and keep close to them. This is the row to quote;
-* expected: ``calibration.excitations.expected.synthesise``, before any moment is fitted (its parts: neighbours,
-  + effort, + timing);
-* mean, neighbour, timing, neighbour + timing, other people: the baselines (``missing_baselines.Rivals``), as they are;
+* study: what ``[synergies] number = 5, prior = "expected", tightness = 0.1, gait = true`` of a study does, with the
+  ``profiles`` of the other people: synergy weights start from the expected signals and keep close to them. This is the
+  row to quote;
+* expected: ``calibration.excitations.expected.synthesise`` with other people's profiles, before any moment is fitted
+  (published timing: with on and off from a book instead; its parts: neighbours, + effort, + timing);
+* mean, neighbour, timing, neighbour + timing, other people, others' profiles, neighbour + others' profiles: the
+  baselines (``missing_baselines.Rivals``), as they are;
 * calibrated channels: the expected signals stand in for the channels; gains, muscles and a residual by synergies are
   fitted to the moments; calibrated mean, ...: the same with a baseline's signals in place of the expected ones;
 * plain: synergy weights start equal, with one prior for all;
@@ -93,17 +95,15 @@ def run(recording: Recording, others: tuple[OtherPerson, ...], sizes: Sequence[i
             expected = study.with_rivals(study.expect(subset))
             parts = {
                 "expected": expected,
+                "published timing": study.expect(subset, learned=False),
                 "neighbours + effort": study.expect(subset, gait=False),
                 "neighbours + timing": study.expect(subset, effort_sd=0.0),
                 "neighbours": study.expect(subset, gait=False, effort_sd=0.0),
             }
             lost = [recording.groups[group][0] for group in subset]  # duplicates count once
             for row, found in parts.items():
-                signals = found["signals"][recording.fit.name]
-                score(k, row, "fit", {c: study.of_channel(signals, c, expected) for c in lost})
-            if recording.later is not None:
-                signals = expected["signals"][recording.later.name]
-                score(k, "expected", "later", {c: study.of_channel(signals, c, expected) for c in lost})
+                for stretch, signals in zip(windows, found["signals"].values(), strict=False):
+                    score(k, row, stretch, {c: study.of_channel(signals, c, expected) for c in lost})
             for stretch, rows in zip(windows, expected["rivals"].values(), strict=False):
                 for row in BASELINES:
                     score(k, row, stretch, {c: rows[row][c] for c in lost})
@@ -189,7 +189,7 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     root = Path(os.environ["NMS_GYM_DATA"])
     sizes = (1, 3) if args.quick else tuple(range(1, 9))
-    others = tuple(other_people(root))
+    others = tuple(other_people(root, for_tuning=args.tuning))
     limit = 10 if args.quick else 30
     results = [run(r, others, sizes, limit) for r in (tuning if args.tuning else reported)(root)]
     rows = list(dict.fromkeys(x["row"] for result in results for x in result["signals"]))

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from calibration.excitations.expected import Stretch
-from calibration.excitations.gait_timing import published_name
+from calibration.excitations.gait_timing import Walk, electrode_name, learn_profiles
 from nms_gym.model.replay import Replay, Segment
 from nms_gym.model.structure import Settings
 from nms_gym.recording.storage import read_table
@@ -218,11 +218,24 @@ def counted(segment: Segment) -> Stretch:
 
 @dataclass(frozen=True)
 class OtherPerson:
-    """EMG of somebody, by published muscle name."""
+    """EMG of somebody, by the name of what the electrode lies over."""
 
     subject: str
+    time: np.ndarray
+    """(T,) s"""
     signals: Mapping[str, np.ndarray]
     """(T,) each, over its own standard deviation"""
+
+    @property
+    def walk(self) -> Walk:
+        """The same, to learn profiles from."""
+        return Walk(self.time, tuple(self.signals), np.stack(list(self.signals.values()), axis=1))
+
+
+def profiles_of(people: Sequence[OtherPerson]) -> dict[str, np.ndarray]:
+    """Average activity over the gait cycle of all these people."""
+    subjects = dict.fromkeys(p.subject for p in people)
+    return learn_profiles([[p.walk for p in people if p.subject == s] for s in subjects])
 
 
 def muscle_of(recording: Recording, channel: int) -> str | None:
@@ -232,41 +245,39 @@ def muscle_of(recording: Recording, channel: int) -> str | None:
     mine = [
         m for m, row, own in zip(recording.muscles, recording.drives, alone, strict=True) if own and row[channel] > 0
     ]
-    names = [plain_name(m) for m in mine]
+    names = [electrode_name(m) for m in mine]
     return next((n for n in names if n not in (None, "vastus intermedius")), None)
 
 
-def plain_name(muscle: str) -> str | None:
-    """Published name; parts that one electrode lies over are one muscle."""
-    name = published_name(muscle)
-    whole = ("gluteus maximus", "peroneus")
-    return next((w for w in whole if name is not None and name.startswith(w)), name)
-
-
-def other_people(root: Path) -> list[OtherPerson]:
-    """Everybody whose EMG of walking is at hand; a person's recordings count as different strides of one subject."""
-    found = [_from_recording(r) for r in (*reported(root), *tuning(root)) if r.subject != "uf3_right_leg"]
+def other_people(root: Path, *, for_tuning: bool) -> list[OtherPerson]:
+    """Everybody whose EMG of walking is at hand, each recording by itself; without the reported ones for tuning."""
+    recordings = [*([] if for_tuning else reported(root)), *tuning(root)]
+    found = [_from_recording(r) for r in recordings if r.subject != "uf3_right_leg"]
     d = np.load(root / "uf3_right_leg" / "raw_emg.npz")
-    found.append(_person("uf3_right_leg", UF3_MUSCLES, tuple(map(str, d["names"])), d["envelope_standard"]))
+    raw = tuple(map(str, d["names"])), d["envelope_standard"][::10]
+    found.append(_person("uf3_right_leg", d["time"][::10], UF3_MUSCLES, *raw))
     table = read_table(root / "kul_walk" / "original" / "EMG_gait.mot")
     rows = (table.time >= KUL_WINDOW[0]) & (table.time <= KUL_WINDOW[1])
-    found.append(_person("kul_walk", KUL_MUSCLES, table.labels, np.maximum(table.data[rows][::10], 0.0)))
+    emg = np.maximum(table.data[rows][::10], 0.0)
+    found.append(_person("kul_walk", table.time[rows][::10], KUL_MUSCLES, table.labels, emg))
     return found
 
 
 def _from_recording(r: Recording) -> OtherPerson:
-    envelopes = counted(r.fit).envelopes
+    stretch = counted(r.fit)
     labels = {i: muscle_of(r, i) for i in range(len(r.channels))}
     named = {r.channels[i]: label for i, label in labels.items() if label is not None}
-    return _person(r.subject, named, r.channels, envelopes)
+    return _person(r.subject, stretch.time, named, r.channels, stretch.envelopes)
 
 
-def _person(subject: str, muscles: Mapping[str, str], names: Sequence[str], emg: np.ndarray) -> OtherPerson:
+def _person(
+    subject: str, time: np.ndarray, muscles: Mapping[str, str], names: Sequence[str], emg: np.ndarray
+) -> OtherPerson:
     """Electrodes on one muscle are averaged."""
     columns: dict[str, list[np.ndarray]] = {}
     for electrode, muscle in muscles.items():
         signal = np.asarray(emg[:, list(names).index(electrode)], float)
-        label = plain_name(muscle) or muscle
+        label = electrode_name(muscle) or muscle
         if signal.std() > 0:
             columns.setdefault(label, []).append(signal / signal.std())
-    return OtherPerson(subject, {m: np.mean(s, axis=0) for m, s in columns.items()})
+    return OtherPerson(subject, time, {m: np.mean(s, axis=0) for m, s in columns.items()})

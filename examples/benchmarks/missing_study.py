@@ -28,7 +28,8 @@ ITERATIONS = 12
 CHUNK = 15
 # Signals stand in for the withheld channels, ours or a baseline's.
 STAND_IN = {"calibrated channels": None, **{f"calibrated {row}": row for row in BASELINES}}
-# What a study runs: [synergies] number = 5, prior = "expected", tightness = 0.1, gait = true.
+# What a study runs: [synergies] number = 5, prior = "expected", tightness = 0.1, gait = true,
+# and profiles of other people.
 METHOD = "study"
 FITTED = (METHOD, *STAND_IN, "plain", "silent")
 
@@ -90,6 +91,7 @@ class Study:
         self.problem = problem
         self.windows = [w for w in (self.window, self.later) if w is not None]
         self.rivals = Rivals(r, tuple(self.windows), self.strength, others)
+        self.profiles = self.rivals.learned
         begin = time.perf_counter()
         example = [self.item("plain", (), self.expect(()))] * CHUNK
         self.solve = self.compiled(self.calibration(), example)
@@ -154,7 +156,9 @@ class Study:
     def withheld(self, subset: tuple[int, ...]) -> list[int]:
         return [i for g in subset for i in self.recording.groups[g]]
 
-    def expect(self, subset: tuple[int, ...], gait: bool = True, **prior: float) -> dict[str, Any]:
+    def expect(
+        self, subset: tuple[int, ...], gait: bool = True, learned: bool = True, **prior: float
+    ) -> dict[str, Any]:
         """Signals expected of every muscle from the channels that are left, in the recorded channels' unit.
 
         A later stretch has no measured moments to expect effort from.
@@ -163,10 +167,12 @@ class Study:
         left = [i for i in range(len(r.channels)) if i not in self.withheld(subset)]
         given = [replace(w, envelopes=w.envelopes[:, left]) for w in self.windows]
         person = r.muscles, r.drives[:, left], self.strength
-        found = synthesise(given[:1], *person, ExcitationPrior(**prior), gait=gait, efforts=[self.effort])
+        profiles = self.profiles if learned else None
+        options: dict[str, Any] = {"gait": gait, "profiles": profiles}
+        found = synthesise(given[:1], *person, ExcitationPrior(**prior), efforts=[self.effort], **options)
         signals = {r.fit.name: found.excitation[0]}
         if r.later is not None:
-            signals[r.later.name] = synthesise(given, *person, gait=gait).excitation[1]
+            signals[r.later.name] = synthesise(given, *person, **options).excitation[1]
         driven = (r.drives[:, left] > 0).any(axis=1)
         return {"left": left, "signals": signals, "sd": found.sd, "driven": driven, "basis": None, "rivals": {}}
 

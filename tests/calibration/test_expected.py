@@ -302,3 +302,88 @@ def test_bad_input_is_named():
         synthesise([good], MUSCLES, DRIVES[:, :3], STRENGTH)
     with pytest.raises(InputError, match="channel 1 is constant"):
         synthesise([window(signals * [1, 0], time)], MUSCLES, DRIVES[:, :2], STRENGTH)
+
+
+def late(muscle: str, time: np.ndarray) -> np.ndarray:
+    """Somebody whose vastus lateralis is on in swing, not by the book; the others are."""
+    profile = np.roll(gait_timing.timing_profile(muscle), gait_timing.PHASES // 2 if muscle == "vaslat_r" else 0)
+    phase = ((time - 0.25) / 1.1) % 1.0
+    return np.interp(phase, (np.arange(gait_timing.PHASES) + 0.5) / gait_timing.PHASES, profile, period=1.0)
+
+
+def walk(muscles: tuple[str, ...], time: np.ndarray, size: float = 1.0) -> gait_timing.Walk:
+    return gait_timing.Walk(time, muscles, size * np.stack([late(m, time) for m in muscles], axis=1))
+
+
+def test_profiles_are_what_others_did_over_the_cycle():
+    """Whatever the size of their EMG, and though one of them was recorded twice."""
+    time = np.arange(0.0, 3.4, 0.01)
+    few = ("soleus_r", "tibant_r", "vaslat_r", "vasmed_r")
+    found = gait_timing.learn_profiles([[walk(MUSCLES, time), walk(MUSCLES, time, 7.0)], [walk(few, time, 0.01)]])
+    assert set(found) == {gait_timing.electrode_name(m) for m in MUSCLES}
+    for muscle in MUSCLES:
+        expected = late(muscle, 0.25 + 1.1 * (np.arange(gait_timing.PHASES) + 0.5) / gait_timing.PHASES)
+        assert np.corrcoef(found[gait_timing.electrode_name(muscle)], expected)[0, 1] > 0.95
+
+
+def test_a_muscle_is_expected_when_others_had_it_on():
+    """The vastus lateralis, whose neighbours say stance and whom others have on in swing."""
+    time = np.arange(0.0, 2.4, 0.01)
+    signals = np.stack([late(m, time) for m in MUSCLES], axis=1)
+    left = [i for i, m in enumerate(MUSCLES) if m not in ("vaslat_r", "vasmed_r")]
+    given = [window(signals[:, left], time)], MUSCLES, DRIVES[:, left], STRENGTH
+    learned = gait_timing.learn_profiles([[walk(MUSCLES, np.arange(0.0, 3.4, 0.01))]])
+    lost = MUSCLES.index("vaslat_r")
+    r = {
+        name: np.corrcoef(synthesise(*given, profiles=p).excitation[0][:, lost], signals[:, lost])[0, 1]
+        for name, p in (("published", None), ("learned", learned))
+    }
+    assert r["learned"] > 0.5
+    assert r["published"] < 0
+
+
+def test_one_electrode_lies_over_all_of_a_muscle():
+    """Profiles of one model's muscles serve another's."""
+    assert (
+        gait_timing.electrode_name("glmax3_r") == gait_timing.electrode_name("glut_max1_l") == "gluteus maximus, upper"
+    )
+    assert gait_timing.electrode_name("perbrev_r") == gait_timing.electrode_name("peroneus longus")
+    assert gait_timing.electrode_name("bflh_r") != gait_timing.electrode_name("bfsh_r")
+    assert gait_timing.electrode_name("BIClong") is None
+
+
+def write(path, rows: list[str]):
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_profiles_are_read_from_a_table_of_the_cycle(tmp_path):
+    rows = ["time,soleus,tibant_r", *(f"{p},{np.sin(2 * np.pi * p / 100) + 5},{p % 50}" for p in range(0, 100, 5))]
+    found = gait_timing.read_profiles(write(tmp_path / "profiles.csv", rows))
+    assert set(found) == {"soleus", "tibialis anterior"}
+    phase = (np.arange(gait_timing.PHASES) + 0.5) / gait_timing.PHASES
+    np.testing.assert_allclose(found["soleus"], np.sqrt(2) * np.sin(2 * np.pi * phase), atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["time,soleus", *(f"{p / 100},1" for p in range(0, 100, 5))], "per cent of the gait cycle"),
+        (["time,soleus", *(f"{p},1" for p in range(0, 60, 5))], "steps of up to 45"),
+        (["time,soleus", *(f"{p},1" for p in range(-20, 100, 5))], "goes from -20"),
+        (["time,triceps", *(f"{p},1" for p in range(0, 100, 5))], "'triceps' is no leg muscle"),
+        (["time,perlong_r,perbrev_r", *(f"{p},1,2" for p in range(0, 100, 5))], "another column"),
+    ],
+    ids=["fractions", "half a cycle", "before foot strike", "arm", "twice"],
+)
+def test_bad_profiles_are_refused(tmp_path, rows, message):
+    with pytest.raises(InputError, match=message):
+        gait_timing.read_profiles(write(tmp_path / "profiles.csv", rows))
+
+
+def test_others_need_muscles_that_tell_the_cycle():
+    time = np.arange(0.0, 2.0, 0.01)
+    with pytest.raises(InputError, match="one muscle"):
+        gait_timing.learn_profiles([[walk(("soleus_r",), time)]])
+    with pytest.raises(InputError, match="no leg muscle"):
+        gait_timing.learn_profiles([[gait_timing.Walk(time, ("soleus_r", "BRA"), np.ones((len(time), 2)))]])

@@ -193,6 +193,19 @@ def test_expected_prior_of_weights(tmp_path):
     assert (study.start.synergy_weight >= 0).all()
 
 
+def test_profiles_of_a_study_lie_beside_it(tmp_path):
+    expected = '[synergies]\nnumber = 2\nprior = "expected"\ngait = true\nprofiles = "walk.csv"\nmuscles = ["BRA"]\n'
+    path = write_study(tmp_path, ('passive_muscles = ["BRA"]\n', expected))
+    with pytest.raises(InputError, match=r"\[synergies\]: profiles"):
+        read_study(path)
+    rows = [f"{percent},{percent % 50}" for percent in range(0, 100, 5)]
+    (tmp_path / "walk.csv").write_text("\n".join(["time,soleus", *rows]))
+    assert read_study(path).model.commands == ("synergy_1", "synergy_2")
+    (tmp_path / "walk.csv").write_text("\n".join(["time,sole", *rows]))
+    with pytest.raises(InputError, match="'sole' is no leg muscle"):
+        read_study(path)
+
+
 def test_session_normalisation_looks_only_at_the_training_windows(tmp_path):
     plain = read_study(write_study(tmp_path))
     whole, part = plain.trials["reach_1"], plain.trials["reach_2"]
@@ -500,6 +513,11 @@ BAD_STUDIES = {
         "'TRIlong', which a channel drives",
     ),
     "prior that is not tight at all": ("[solver]", "[synergies]\ntightness = 0\n[solver]", "tightness is 0; expected"),
+    "profiles of gait that nothing uses": (
+        "[solver]",
+        '[synergies]\nprofiles = "study.toml"\nprior = "expected"\n[solver]',
+        "gait = true",
+    ),
     "unknown prior of synergies": ("[solver]", '[synergies]\nprior = "good"\n[solver]', "prior is 'good'; use one of"),
     "penalty without effect": (
         "[solver]",
