@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -54,10 +55,46 @@ class Scaled:
     function: Function
 
 
-Function = Linear | Polynomial | SimmSpline | PiecewiseLinear | Scaled
+@dataclass(frozen=True)
+class Multivariate:
+    """``sum_p coefficients[p] prod_k x_k ** exponents[p][k]`` (MultivariatePolynomialFunction)."""
+
+    coefficients: tuple[float, ...]
+    exponents: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A function that cannot be computed; ``problem`` says which and why. It is refused where it is needed."""
+
+    problem: str
+
+
+Function = Linear | Polynomial | SimmSpline | PiecewiseLinear | Scaled | Multivariate | Unknown
 
 ZERO = Linear((0.0,))
 IDENTITY = Linear((1.0, 0.0))
+
+
+def monomial_order(dimension: int, order: int) -> tuple[tuple[int, ...], ...]:
+    """Exponents of a multivariate polynomial in OpenSim's order: sums up to ``order``, the last variable fastest.
+
+    ``MultivariatePolynomial::generateCombinations`` in OpenSim/Common/MultivariatePolynomialFunction.cpp.
+    """
+    found: list[tuple[int, ...]] = [()]
+    for _ in range(dimension):
+        found = [(*begun, power) for begun in found for power in range(order - sum(begun) + 1)]
+    return tuple(found)
+
+
+# Outside these no muscle can be: N, m, m, rad, optimal fiber lengths per second.
+MUSCLE_LIMITS: Mapping[str, tuple[float, float]] = {
+    "max_isometric_force": (1e-6, 1e6),
+    "optimal_fiber_length": (1e-4, 2.0),
+    "tendon_slack_length": (1e-5, 2.0),
+    "pennation_at_optimal": (0.0, 1.4),
+    "max_contraction_velocity": (0.1, 100.0),
+}
 
 
 # ---------------------------------------------------------------------------------------------- model parts
@@ -74,12 +111,16 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """Mass in kg, centre of mass in m and inertia (3, 3) about it in kg m^2, both in the body's frame."""
+    """Mass in kg, centre of mass in m and inertia (3, 3) about it in kg m^2, both in the body's frame.
+
+    ``problem`` says why the body has no dynamics (an impossible inertia); it still has a place.
+    """
 
     name: str
     mass: float
     mass_center: np.ndarray
     inertia: np.ndarray
+    problem: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +137,7 @@ class Joint:
     """The child frame moves in the parent frame by three rotations, then three translations.
 
     ``axes`` holds six TransformAxis; every joint class is written this way (a PinJoint is one rotation about z).
+    ``problem`` says why the joint's motion is not known; what hangs on it then has no place.
     """
 
     name: str
@@ -104,6 +146,7 @@ class Joint:
     child: Frame
     coordinates: tuple[str, ...]
     axes: tuple[TransformAxis, ...]
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,7 +201,7 @@ class Wrap:
 
     kind 'cylinder': ``radius`` and ``length`` in m, axis along the local z. Other kinds keep their numbers in
     ``dimensions``: the semi-axes of an ellipsoid, the radius of a sphere, inner and outer radius of a torus.
-    ``quadrant`` is 'all', or the side that paths must keep to: 'x', '-y', ...
+    ``quadrant`` is 'all', or the side that paths must keep to: 'x', '-y', ... ``problem`` says why it cannot be used.
     """
 
     name: str
@@ -171,6 +214,7 @@ class Wrap:
     radius: float = 0.0
     length: float = 0.0
     dimensions: tuple[float, ...] = ()
+    problem: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +229,11 @@ class PathWrap:
 
 @dataclass(frozen=True, eq=False)
 class Muscle:
-    """A Hill muscle: N, m, rad, and optimal fiber lengths per second; its path, in order from the origin."""
+    """A Hill muscle: N, m, rad, and optimal fiber lengths per second; its path, in order from the origin.
+
+    ``problem`` says why it makes no force (a parameter that no muscle can have), ``path_problem`` why it has no path.
+    A ``tendon_slack_length`` of 0 is a muscle without tendon.
+    """
 
     name: str
     class_name: str
@@ -197,6 +245,8 @@ class Muscle:
     points: tuple[PathPoint, ...]
     wraps: tuple[PathWrap, ...]
     path_class: str = "GeometryPath"
+    problem: str = ""
+    path_problem: str = ""
 
     @property
     def bodies(self) -> tuple[str, ...]:
@@ -229,6 +279,31 @@ class Multibody:
         return _named(self.bodies, name, "body", self.path)
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """A part of an OpenSim model that is not modelled here, and what it acts on as far as the file says.
+
+    kind 'constraint', 'force' (neither a muscle nor an actuator), 'actuator', 'loop' (a joint that closes one), or
+    'muscle class' (the muscle is read, but what its class has beside OpenSim's own properties is not).
+    ``reason`` says more where there is more to say.
+    """
+
+    kind: str
+    class_name: str
+    name: str
+    bodies: tuple[str, ...] = ()
+    coordinates: tuple[str, ...] = ()
+    reason: str = ""
+
+    def __str__(self) -> str:
+        what = {"loop": "joint", "muscle class": "muscle"}.get(self.kind, self.kind)
+        why = {
+            "loop": "closes a loop and is not modelled",
+            "muscle class": "is of a class that is not known here, and read as any other muscle",
+        }.get(self.kind, "is not modelled")
+        return f"{what} {self.name!r} ({self.class_name}) {why}" + (f": {self.reason}" if self.reason else "")
+
+
 @dataclass(frozen=True, eq=False)
 class OsimModel(Multibody):
     """An OpenSim model as read."""
@@ -237,11 +312,65 @@ class OsimModel(Multibody):
     publications: str
     wraps: tuple[Wrap, ...]
     muscles: tuple[Muscle, ...]
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
     def muscle(self, name: str) -> Muscle:
         """The muscle called ``name``; InputError listing near names otherwise."""
         return _named(self.muscles, name, "muscle", self.path)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why some parts cannot be used, each beginning with the file."""
+        found = [*part_problems(self), *(wrap.problem for wrap in self.wraps)]
+        found += [problem for muscle in self.muscles for problem in (muscle.path_problem, muscle.problem)]
+        return tuple(dict.fromkeys(problem for problem in found if problem))
+
+
+def part_problems(model: Multibody) -> tuple[str, ...]:
+    """Why bodies, joints and couplings cannot be used, in this order; empty when all can."""
+    found = [body.problem for body in model.bodies] + [joint.problem for joint in model.joints]
+    found += [coupler.function.problem for coupler in model.couplers if isinstance(coupler.function, Unknown)]
+    return tuple(problem for problem in found if problem)
+
+
+class NotModelledWarning(UserWarning):
+    """Parts of an OpenSim model that matter for what is computed are left out."""
+
+
+def warn_not_modelled(model: Multibody, coordinates: Iterable[str], kinds: Iterable[str]) -> None:
+    """Warn of what ``not_modelled`` finds, by name.
+
+    Warns:
+        NotModelledWarning: there are such parts.
+    """
+    parts = not_modelled(model, coordinates, kinds) if isinstance(model, OsimModel) else ()
+    if parts:
+        text = "; ".join(str(part) for part in parts[:8])
+        more = f"; and {len(parts) - 8} more, see nms-gym inspect" if len(parts) > 8 else ""
+        warnings.warn(f"{model.path}: {text}{more}", NotModelledWarning, stacklevel=3)
+
+
+def not_modelled(
+    model: OsimModel, coordinates: Iterable[str], kinds: Iterable[str] = ("constraint", "loop")
+) -> tuple[Skipped, ...]:
+    """Parts of these kinds that are left out, and act on what ``coordinates`` move.
+
+    A part of which the file does not say what it acts on is counted.
+    """
+    kinds = tuple(kinds)
+    moving = {model.coordinate(name).name for name in coordinates}
+    for _ in model.couplers:
+        moving |= {coupler.dependent for coupler in model.couplers if moving & set(coupler.independent)}
+    moved: set[str] = set()
+    for joint in model.joints:
+        if moving & set(joint.coordinates) or joint.parent.body in moved:
+            moved.add(joint.child.body)
+    return tuple(
+        part
+        for part in model.skipped
+        if part.kind in kinds
+        and (moved & set(part.bodies) or moving & set(part.coordinates) or not (part.bodies or part.coordinates))
+    )
 
 
 _Part = TypeVar("_Part", Muscle, Coordinate, Body)

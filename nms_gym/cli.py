@@ -482,7 +482,7 @@ def _study_listings(study: Study) -> list[tuple[str, Sequence[str], list[list[st
 
 @app.command("fit-paths")
 def fit_paths_command(
-    model_file: Annotated[Path, typer.Argument(metavar="MODEL.osim", help="An OpenSim 4 model.")],
+    model_file: Annotated[Path, typer.Argument(metavar="MODEL.osim", help="An OpenSim model.")],
     coordinates: Annotated[str, typer.Option(help="Joint coordinates, comma separated.")],
     muscles: Annotated[
         str | None, typer.Option(help="Muscles, comma separated; default: all that cross the coordinates.")
@@ -492,22 +492,41 @@ def fit_paths_command(
         str | None,
         typer.Option(help="Degrees, 'low:high' per coordinate, comma separated; default: the model's ranges."),
     ] = None,
+    motion: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Recorded coordinates (.mot, .sto or .csv): ranges are what they reach, with a margin. Give it again "
+            "for more.",
+        ),
+    ] = None,
+    start: Annotated[float | None, typer.Option(help="First time of --motion that counts, in s.")] = None,
+    end: Annotated[float | None, typer.Option(help="Last time of --motion that counts, in s.")] = None,
     sampler: Annotated[
         str, typer.Option(help="direct (our own geometry) or opensim (needs the extra; serves ellipsoids too).")
     ] = "direct",
 ) -> None:
-    """Fit polynomial muscle paths to an OpenSim model and write a model file that needs no OpenSim."""
+    """Fit polynomial muscle paths to an OpenSim model and write a model file that needs no OpenSim.
+
+    Muscles that cannot be fitted are left out and listed.
+    """
     import math
 
     from calibration.study.results import make_folder, require_folder
+    from nms_gym.anatomy import moving_part, part_problems
     from nms_gym.files.model_file import model_from_osim, write_model_file
-    from nms_gym.muscle.path_fitting import direct_sampler, fit_paths
-    from nms_gym.muscle.paths import muscles_crossing
+    from nms_gym.muscle.path_fitting import contradictions, direct_sampler, fit_paths
+    from nms_gym.muscle.paths import muscles_crossing, without_direct_path
     from nms_gym.recording.osim import read_osim
 
     began = time.perf_counter()
     if output.suffix != ".json" or output.is_dir():
         raise InputError(f"--output is {str(output)!r}; expected a file name that ends in .json")
+    if sampler not in ("direct", "opensim"):
+        raise InputError(f"--sampler is {sampler!r}; use 'direct' or 'opensim'")
+    if not motion and (start is not None or end is not None):
+        raise InputError("--start and --end are times of --motion; give that too")
+    if motion and ranges is not None:
+        raise InputError("--ranges and --motion both say over which poses to fit; give one of them")
     require_folder(output.parent)
     osim = read_osim(model_file)
     joints = _split(coordinates)
@@ -519,33 +538,66 @@ def fit_paths_command(
     )
     if not chosen:
         raise InputError(f"{model_file}: no muscle crosses {listed(joints)}; name other --coordinates, or --muscles")
-    for m in chosen:
-        osim.muscle(m)  # complains about an unknown one
-    limits = _limits(osim, joints, ranges)
+    left_out = {m: problem for m in chosen if (problem := osim.muscle(m).problem or osim.muscle(m).path_problem)}
+    limits = _limits(osim, joints, ranges, motion or (), (start, end))
+
+    def require_some() -> list[str]:
+        kept = [m for m in chosen if m not in left_out]
+        if not kept:
+            raise InputError(next(iter(left_out.values())))
+        return kept
+
+    kept = require_some()
     if sampler == "direct":
-        sample = direct_sampler(osim, chosen, joints)
-    elif sampler == "opensim":
+        left_out |= without_direct_path(osim, kept, joints)
+        sample = direct_sampler(osim, kept := require_some(), joints)
+    else:
         from nms_gym.muscle.opensim_sampler import opensim_sampler
 
-        sample = opensim_sampler(model_file, chosen, joints)
-    else:
-        raise InputError(f"--sampler is {sampler!r}; use 'direct' or 'opensim'")
+        sample = opensim_sampler(model_file, kept, joints)
+    odd = contradictions(sample, kept, joints, limits)
+    if odd:
+        left_out |= odd
+        keep = [kept.index(m) for m in require_some()]
+        kept, every = [kept[k] for k in keep], sample
+
+        def sample(q: Any) -> tuple[Any, Any]:
+            lengths, arms = every(q)
+            return lengths[..., keep], arms[..., keep]
+
     shown = ", ".join(
-        f"{c} {math.degrees(a):.0f}..{math.degrees(b):.0f}" for c, (a, b) in zip(joints, limits, strict=True)
+        f"{c} {math.degrees(a):.0f}..{math.degrees(b):.0f} deg"
+        if osim.coordinate(c).motion == "rotational"
+        else f"{c} {a:.3g}..{b:.3g} m"
+        for c, (a, b) in zip(joints, limits, strict=True)
     )
-    _say(f"fitting {len(chosen)} muscles over {shown} deg")
+    _say(f"fitting {len(kept)} muscles over {shown}")
     with _steps() as update:
-        paths, quality = fit_paths(sample, chosen, joints, limits, progress=update)
-    model = model_from_osim(osim, chosen, joints, paths=paths, source=f"{model_file.name}, paths fitted by nms-gym")
+        paths, quality = fit_paths(sample, kept, joints, limits, progress=update)
+    model = model_from_osim(osim, kept, joints, paths=paths, source=f"{model_file.name}, paths fitted by nms-gym")
     make_folder(output.parent)
     write_model_file(output, model)
     console.print(quality.table(), markup=False, soft_wrap=True)
+    if left_out:
+        console.print(f"left out: {listed(left_out, 200)}", markup=False, soft_wrap=True)
+        for reason in dict.fromkeys(left_out.values()):
+            console.print(f"  {reason}", markup=False, soft_wrap=True)
+    if quality.poor and ranges is None and not motion:
+        console.print(
+            "  muscles marked * were fitted over the model's own ranges, which are often wider than any movement: "
+            "--motion ik.mot takes what a recording reaches, --ranges what you say",
+            markup=False,
+            soft_wrap=True,
+        )
+    if model.skeleton is None:
+        why = part_problems(moving_part(osim, joints))
+        console.print(f"no skeleton, so no dynamics: {'; '.join(why[:4])}", markup=False, soft_wrap=True)
     _done([output], began)
 
 
 @app.command("inverse-dynamics")
 def inverse_dynamics_command(
-    model_file: Annotated[Path, typer.Argument(metavar="MODEL.osim", help="An OpenSim 4 model.")],
+    model_file: Annotated[Path, typer.Argument(metavar="MODEL.osim", help="An OpenSim model.")],
     motion_file: Annotated[Path, typer.Argument(metavar="MOTION", help="Coordinates over time: .mot, .sto or .csv.")],
     loads_file: Annotated[
         Path | None, typer.Option("--loads", help="External loads (.xml), such as ground reaction forces.")
@@ -685,10 +737,22 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _limits(osim: OsimModel, joints: Sequence[str], ranges: str | None) -> list[tuple[float, float]]:
-    """Range of each joint in radians: as asked for, else the model's."""
+def _limits(
+    osim: OsimModel,
+    joints: Sequence[str],
+    ranges: str | None,
+    motions: Sequence[Path] = (),
+    times: tuple[float | None, float | None] = (None, None),
+) -> list[tuple[float, float]]:
+    """Range of each joint in radians: as asked for, else as recorded, else the model's."""
     import math
 
+    if motions:
+        from nms_gym.muscle.path_fitting import ranges_of_motion
+        from nms_gym.skeleton.recorded_motion import recorded_poses
+
+        poses = [recorded_poses(path, osim, joints, *times) for path in motions]
+        return [(float(low), float(high)) for low, high in ranges_of_motion(poses)]
     limits = [osim.coordinate(c).range for c in joints] if ranges is None else [_range(t) for t in _split(ranges)]
     if len(limits) != len(joints):
         raise InputError(f"--ranges has {len(limits)} entries for {len(joints)} coordinates; give 'low:high' for each")
@@ -696,7 +760,7 @@ def _limits(osim: OsimModel, joints: Sequence[str], ranges: str | None) -> list[
         if osim.coordinate(c).motion == "rotational" and not -2 * math.pi <= low < high <= 2 * math.pi:
             raise InputError(
                 f"{osim.path}: {c!r} from {math.degrees(low):g} to {math.degrees(high):g} deg is no range to fit over; "
-                "give low < high within a turn, by --ranges"
+                "give low < high within a turn, by --ranges, or a recording by --motion"
             )
     return limits
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from calibration.study.checks import at
 from nms_gym._assets import asset_path
-from nms_gym.anatomy import Multibody, moving_part
+from nms_gym.anatomy import Multibody, moving_part, part_problems
 from nms_gym.errors import InputError, listed, near
 from nms_gym.excitation.channels import ChannelMap
 from nms_gym.files.model_file import PARAMETERS, ModelFile, read_model_file
@@ -85,11 +85,15 @@ def read_parameters(
             points, tension = source.muscle_points, source.specific_tension
         elif path is not None and path.suffix == ".osim":
             osim = read_osim(path)
+            for m in muscles:
+                if osim.muscle(m).problem:
+                    raise InputError(osim.muscle(m).problem.removeprefix(f"{path}: "))
             values = {kind: {m: getattr(osim.muscle(m), kind) for m in muscles} for kind in PARAMETERS}
             known = {c.name for c in osim.coordinates}
             if known.issuperset(coordinates):
-                skeleton = moving_part(osim, coordinates)
-                points = points_from_osim(osim, muscles, [body.name for body in skeleton.bodies])
+                bones = moving_part(osim, coordinates)
+                skeleton = None if part_problems(bones) else bones
+                points = points_from_osim(osim, muscles, [body.name for body in bones.bodies])
         elif path is not None and path.suffix == ".csv":
             values = _parameter_table(path, muscles, columns or {})
         else:

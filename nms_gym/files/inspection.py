@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nms_gym.anatomy import OsimModel
 from nms_gym.errors import InputError, listed
 from nms_gym.files.model_file import PARAMETERS, read_model_file
 from nms_gym.files.prediction import load_quantities
@@ -61,7 +62,7 @@ def _osim(file: Path) -> list[Listing]:
             m.name,
             m.class_name,
             *(f"{getattr(m, k):.5g}" for k in PARAMETERS),
-            f"{m.tendon_slack_length / m.optimal_fiber_length:.2f}",
+            f"{m.tendon_slack_length / m.optimal_fiber_length:.2f}" if m.optimal_fiber_length else "-",
             ", ".join(dict.fromkeys(p.body for p in m.points)),
         ]
         for m in model.muscles
@@ -77,7 +78,20 @@ def _osim(file: Path) -> list[Listing]:
             ("name", "class", *PARAMETERS, "slack/fiber", "bodies"),
             muscles,
         ),
+        *_left_out(model),
     ]
+
+
+def _left_out(model: OsimModel) -> list[Listing]:
+    """What is in the file and not modelled, and what cannot be used and is refused where it is."""
+    listings: list[Listing] = []
+    if model.skipped:
+        rows = [[str(part), ", ".join((*part.bodies, *part.coordinates))] for part in model.skipped]
+        listings.append((f"{len(rows)} parts that are not modelled", ("part", "acts on"), rows))
+    if model.problems:
+        rows = [[problem.removeprefix(f"{model.path}: ")] for problem in model.problems]
+        listings.append((f"{len(rows)} parts that cannot be used", ("why",), rows))
+    return listings
 
 
 def _osimx(file: Path) -> Listing:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nms_gym.anatomy import Multibody, OsimModel, moving_part
+from nms_gym.anatomy import MUSCLE_LIMITS, Multibody, OsimModel, moving_part, part_problems
 from nms_gym.errors import InputError, listed, near
 from nms_gym.files.muscle_points import check_points, points_from_json, points_to_json
 from nms_gym.files.skeleton import skeleton_from_json, skeleton_to_json
@@ -143,7 +143,11 @@ def model_from_osim(
         InputError: an unknown name, or parameters that make no sense.
     """
     found = [osim.muscle(name) for name in muscles]
-    skeleton = moving_part(osim, coordinates)
+    for muscle in found:
+        if muscle.problem:
+            raise InputError(muscle.problem)
+    bones = moving_part(osim, coordinates)
+    skeleton = None if part_problems(bones) else bones
     model = ModelFile(
         name=osim.name,
         source=source or f"OpenSim model {osim.name!r}, {Path(osim.path).name}",
@@ -155,7 +159,7 @@ def model_from_osim(
         parameters={key: {muscle.name: float(getattr(muscle, key)) for muscle in found} for key in PARAMETERS},
         paths=paths,
         skeleton=skeleton,
-        muscle_points=points_from_osim(osim, muscles, [body.name for body in skeleton.bodies]),
+        muscle_points=points_from_osim(osim, muscles, [body.name for body in bones.bodies]),
         specific_tension=specific_tension,
     )
     check_model(model, osim.path)
@@ -195,13 +199,12 @@ def check_model(model: ModelFile, where: str) -> None:
                 f"{listed(m for m in values if m not in model.muscles)}"
             )
         for muscle in model.muscles:
-            value = values[muscle]
-            if parameter == "pennation_at_optimal":
-                good, allowed = 0 <= value < math.pi / 2, "from 0 to below pi/2"
-            else:
-                good, allowed = 0 < value < math.inf, "positive and finite"
-            if not good:
-                raise InputError(f"{where}: muscle {muscle!r}: {parameter} is {value:g} {unit}; it must be {allowed}")
+            value, (low, high) = values[muscle], MUSCLE_LIMITS[parameter]
+            no_tendon = parameter == "tendon_slack_length" and value == 0.0
+            if not (low <= value <= high or no_tendon):
+                raise InputError(
+                    f"{where}: muscle {muscle!r}: {parameter} is {value:g} {unit}; allowed {low:g} to {high:g}"
+                )
     check_specific_tension(model.specific_tension, where)
     if model.paths is not None:
         _check_paths(model.paths, model, where)

@@ -1,14 +1,15 @@
 """Write calibrated muscle parameters into a copy of an OpenSim model: those numbers change, every other byte stays.
 
-The document is parsed twice: by defusedxml, which refuses what a model has no business to hold (entities), and by expat
-for the byte positions of the elements to be replaced. Writing the parsed tree back would lose the layout of the file
-and whatever a parser drops.
+The document is parsed twice: by ``read_osim``, which refuses what a model has no business to hold (entities), and by
+expat for the byte positions of the elements to be replaced. Writing the parsed tree back would lose the layout of the
+file and whatever a parser drops.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,7 +163,8 @@ def _places(data: bytes, classes: Mapping[str, str]) -> dict[str, _Place]:
     places: dict[str, _Place] = {}
     stack: list[tuple[str, int]] = []
     inside: list[str] = []  # the muscle that the parser is in, at most one
-    parser = expat.ParserCreate()
+    depth: list[int] = []  # how many elements are around it
+    parser = expat.ParserCreate("iso-8859-1")  # in which every byte is a character
 
     def content(start: int) -> int:
         # An attribute may hold '>', so quotes are stepped over.
@@ -179,9 +181,10 @@ def _places(data: bytes, classes: Mapping[str, str]) -> dict[str, _Place]:
 
     def begin(tag: str, attributes: Mapping[str, str]) -> None:
         parents = [name for name, _ in stack]
-        name = attributes.get("name", "")
-        if parents[-3:] == ["Model", "ForceSet", "objects"] and classes.get(name) == tag:
+        name = _own_text(attributes.get("name", "")).strip()
+        if not inside and parents[-1:] in (["components"], ["objects"]) and classes.get(name) == tag:
             inside.append(name)
+            depth.append(len(parents))
             places[name] = _Place()
         stack.append((tag, parser.CurrentByteIndex))
 
@@ -190,9 +193,10 @@ def _places(data: bytes, classes: Mapping[str, str]) -> dict[str, _Place]:
         end = parser.CurrentByteIndex
         if not inside:
             return
-        if [name for name, _ in stack[-2:]] == ["ForceSet", "objects"]:
+        if len(stack) == depth[-1]:
+            depth.pop()
             places[inside.pop()].end = end
-        elif [name for name, _ in stack[-3:-1]] == ["ForceSet", "objects"]:
+        elif len(stack) == depth[-1] + 1:
             first = content(start)
             if data[first - 2 : first] == b"/>":
                 places[inside[-1]].empty[tag] = (start, first)
@@ -200,8 +204,36 @@ def _places(data: bytes, classes: Mapping[str, str]) -> dict[str, _Place]:
                 places[inside[-1]].properties[tag] = (first, end)
 
     parser.StartElementHandler, parser.EndElementHandler = begin, finish
-    parser.Parse(data, True)
+    parser.Parse(_same_length(data), True)
     return places
+
+
+def _own_text(text: str) -> str:
+    """A name as ``read_osim`` has it, of a document that was parsed byte by byte."""
+    data = text.encode("iso-8859-1", errors="replace")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace")
+
+
+def _same_length(data: bytes) -> bytes:
+    """The document without what expat refuses and ``read_osim`` mends, every byte still in its place."""
+
+    def blank(found: re.Match[bytes]) -> bytes:
+        return re.sub(rb"[^\r\n]", b" ", found[0])
+
+    first = data.find(b"<")
+    data = b" " * first + data[first:]
+    parts, at = [], 0
+    while (start := data.find(b"<!--", at)) >= 0 and (end := data.find(b"-->", start)) >= 0:
+        parts += [data[at:start], re.sub(rb"[^\r\n]", b" ", data[start : end + 3])]
+        at = end + 3
+    data = b"".join([*parts, data[at:]])
+    data = re.sub(rb"<\?xml.*?\?>", blank, data, count=1, flags=re.DOTALL)
+    data = re.sub(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]", b" ", data)
+    data = re.sub(rb"(</?)([A-Za-z_][\w.-]*(?:::?[\w.-]+)+)", lambda m: m[1] + m[2].replace(b":", b"_"), data)
+    return re.sub(rb"&(?!(?:amp|lt|gt|quot|apos|#[0-9]+|#x[0-9a-fA-F]+);)", b"+", data)
 
 
 def _same(text: bytes, value: float) -> bool:

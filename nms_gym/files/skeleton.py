@@ -22,11 +22,13 @@ from nms_gym.anatomy import (
     Joint,
     Linear,
     Multibody,
+    Multivariate,
     PiecewiseLinear,
     Polynomial,
     Scaled,
     SimmSpline,
     TransformAxis,
+    Unknown,
 )
 from nms_gym.errors import InputError, listed, near
 
@@ -42,6 +44,7 @@ _UNITS = {
 }
 _MOTIONS = ("rotational", "translational", "coupled")
 _EYE = np.eye(3)
+_HIGHEST_POWER = 20
 
 # ---------------------------------------------------------------------------------------------- writing
 
@@ -126,6 +129,14 @@ def _function_to_json(function: Function) -> dict[str, Any]:
             return {"kind": "piecewise linear", "x": list(x), "y": list(y)}
         case Scaled(scale, inner):
             return {"kind": "scaled", "scale": scale, "function": _function_to_json(inner)}
+        case Multivariate(coefficients, exponents):
+            return {
+                "kind": "multivariate",
+                "exponents": [list(term) for term in exponents],
+                "coefficients": list(coefficients),
+            }
+        case Unknown(problem):
+            raise InputError(problem)
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -298,8 +309,15 @@ def _function(item: dict[str, Any], arguments: int, what: str) -> Function:
         return Linear(tuple(coefficients.tolist()))
     if kind == "scaled":
         return Scaled(_number(item["scale"], f"{what}: scale"), _function(item["function"], arguments, what))
+    if kind == "multivariate":
+        coefficients = _numbers(item["coefficients"], None, f"{what}: coefficients")
+        exponents = _numbers(item["exponents"], (coefficients.size, arguments), f"{what}: exponents")
+        if np.any(exponents != np.round(exponents)) or not np.all((exponents >= 0) & (exponents <= _HIGHEST_POWER)):
+            raise InputError(f"{what}: exponents must be whole numbers from 0 to {_HIGHEST_POWER}")
+        terms = tuple(tuple(int(power) for power in term) for term in exponents)
+        return Multivariate(tuple(coefficients.tolist()), terms)
     if kind not in ("polynomial", "spline", "piecewise linear"):
-        known = ("linear", "polynomial", "spline", "piecewise linear", "scaled")
+        known = ("linear", "polynomial", "multivariate", "spline", "piecewise linear", "scaled")
         raise InputError(f"{what}: function kind is {kind!r}; known are {listed(known)}")
     if arguments != 1:
         raise InputError(f"{what}: a {kind} function has {arguments} variables; it must have one")

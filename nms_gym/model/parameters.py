@@ -229,6 +229,8 @@ def make_params(model: NmsModel, values: Mapping[str, Any], dtype: Any = None) -
             array = np.full(len(names), float(array))
         if array.shape != (len(names),):
             raise InputError(f"{kind} has shape {array.shape}; expected ({len(names)},), one per {listed(names)}")
+        if kind == "tendon_slack_length":
+            array = _tendons(array, model)
         low, high = known.limits
         if kind == "electromechanical_delay":
             high = model.settings.max_delay  # an older sample is not in the history
@@ -241,3 +243,18 @@ def make_params(model: NmsModel, values: Mapping[str, Any], dtype: Any = None) -
             )
         leaves[kind] = array if dtype is None else jnp.asarray(array, dtype=dtype)
     return NmsParams(**leaves)
+
+
+def _tendons(lengths: np.ndarray, model: NmsModel) -> np.ndarray:
+    """Slack lengths (M,) in which muscles without a tendon (0) have the shortest that is allowed, if they are rigid.
+
+    Raises:
+        InputError: tendons are elastic, and one that has no length cannot stretch.
+    """
+    none = lengths == 0.0
+    if none.any() and model.settings.tendon == "elastic":
+        raise InputError(
+            f"tendon_slack_length of {listed(np.asarray(model.muscles)[none].tolist())} is 0 m: a muscle without "
+            'tendon needs tendon = "rigid" or "mixed" in the settings, or a length above 0'
+        )
+    return np.where(none, KINDS["tendon_slack_length"].limits[0], lengths)

@@ -13,6 +13,7 @@ from jax import Array
 
 from nms_gym._parameter import parameter
 from nms_gym._pytree import pytree
+from nms_gym.anatomy import MUSCLE_LIMITS as _LIMITS
 from nms_gym.muscle.curves import Curves
 
 # Shortest normalised fiber length (OpenSim's DeGrooteFregly2016Muscle: 0.2) and smallest cosine of pennation.
@@ -33,25 +34,46 @@ class MuscleParams:
     """
 
     max_isometric_force: Array = parameter(
-        "N", "Maximum isometric force", limits=(1e-6, 1e6), bounds=(0.4, 2.5), prior_sd=0.3, share="groups", free=True
+        "N",
+        "Maximum isometric force",
+        limits=_LIMITS["max_isometric_force"],
+        bounds=(0.4, 2.5),
+        prior_sd=0.3,
+        share="groups",
+        free=True,
     )
     """N"""
     optimal_fiber_length: Array = parameter(
-        "m", "Optimal fiber length", limits=(1e-4, 2.0), bounds=(0.75, 1.3), prior_sd=0.1, free=True
+        "m",
+        "Optimal fiber length",
+        limits=_LIMITS["optimal_fiber_length"],
+        bounds=(0.75, 1.3),
+        prior_sd=0.1,
+        free=True,
     )
     """m"""
     tendon_slack_length: Array = parameter(
-        "m", "Tendon slack length", limits=(1e-5, 2.0), bounds=(0.85, 1.15), prior_sd=0.04, free=True
+        "m",
+        "Tendon slack length",
+        limits=_LIMITS["tendon_slack_length"],
+        bounds=(0.85, 1.15),
+        prior_sd=0.04,
+        free=True,
     )
     """m"""
     pennation_at_optimal: Array = parameter(
-        "rad", "Pennation at optimal length", limits=(0.0, 1.4), default=0.0, bounds=(0.5, 1.5), prior_sd=0.1
+        "rad",
+        "Pennation at optimal length",
+        limits=_LIMITS["pennation_at_optimal"],
+        default=0.0,
+        bounds=(0.5, 1.5),
+        prior_sd=0.1,
     )
     """rad"""
     max_contraction_velocity: Array = parameter(
         "optimal_fiber_length/s",
         "Maximum contraction velocity",
-        limits=(0.1, 100.0),
+        limits=_LIMITS["max_contraction_velocity"],
         default=10.0,
         bounds=(0.5, 1.5),
         prior_sd=0.2,

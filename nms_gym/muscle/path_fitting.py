@@ -24,10 +24,10 @@ import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.stats import qmc
 
-from nms_gym.anatomy import OsimModel
+from nms_gym.anatomy import OsimModel, warn_not_modelled
 from nms_gym.errors import InputError
 from nms_gym.muscle.geometry import PolynomialPaths, SpanGroup, monomials
-from nms_gym.muscle.paths import sample_paths
+from nms_gym.muscle.paths import path_sampler
 
 # q (N, D) rad -> lengths (N, M) m and moment arms (N, D, M) m; NaN where the path has no answer.
 Sampler = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -48,6 +48,9 @@ _HUBER, _MAD, _SMALL = 1.345, 1.4826, 0.3
 _REWEIGHTINGS, _SETTLED = 15, 1e-3
 # m. A moment arm that changes by more than this within a quarter of a degree has jumped.
 _JUMP = 1e-3
+# Poses at which sampled moment arms are compared with differences of lengths, the step in rad, and how many poses are
+# sampled between two reports of progress.
+_CHECKED, _CHECK_STEP, _BATCH = 9, 1e-3, 512
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,59 @@ class FitReport:
 
 
 def direct_sampler(model: OsimModel, muscles: Sequence[str], coordinates: Sequence[str]) -> Sampler:
-    """Samples from this package's own path geometry; see ``nms_gym.muscle.paths.sample_paths``."""
-    return lambda q: sample_paths(model, muscles, coordinates, q)
+    """Samples from this package's own path geometry; see ``nms_gym.muscle.paths.sample_paths``.
+
+    Warns:
+        NotModelledWarning: constraints that hold what ``coordinates`` move.
+    """
+    warn_not_modelled(model, coordinates, ("constraint", "loop"))
+    return path_sampler(model, muscles, coordinates)
+
+
+def ranges_of_motion(poses: Sequence[np.ndarray], margin: float = 0.1, least: float = math.radians(5.0)) -> np.ndarray:
+    """(D, 2) what recorded poses (N, D) reach, widened on both sides by ``margin`` of it, and by ``least`` rad (or m)
+    at least.
+    """
+    every = np.concatenate(poses)
+    low, high = every.min(axis=0), every.max(axis=0)
+    wider = np.maximum(margin * (high - low), least)
+    return np.stack([low - wider, high + wider], axis=1)
+
+
+def contradictions(
+    sampler: Sampler, muscles: Sequence[str], coordinates: Sequence[str], ranges: Any, seed: int = 0
+) -> dict[str, str]:
+    """Muscles whose sampled lengths do not change as their sampled moment arms say, each with the reason.
+
+    A few poses inside ``ranges`` (D, 2), lengths differenced about each: a sampler that moves no joint, or another one,
+    shows here. Errors of some millimetres, where a path jumps or where OpenSim miscounts a length, do not.
+
+    Raises:
+        InputError: bad ranges.
+    """
+    muscles, coordinates = tuple(muscles), tuple(coordinates)
+    ranges = np.asarray(ranges, dtype=float)
+    _check_settings(coordinates, ranges, None, 64, 16, 0.0)
+    q = _poses(_seeded(qmc.LatinHypercube, len(coordinates), seed), _CHECKED, ranges)
+    steps = np.eye(len(coordinates)) * _CHECK_STEP
+    around = np.concatenate([q, *(q + sign * step for step in steps for sign in (1, -1))])
+    lengths, arms = _sample(sampler, around, muscles, least=0.0)
+    arms, lengths = arms[: len(q)], lengths.reshape(-1, len(q), len(muscles))
+    found: dict[str, str] = {}
+    for k, name in enumerate(coordinates):
+        slopes = -(lengths[1 + 2 * k] - lengths[2 + 2 * k]) / (2 * _CHECK_STEP)
+        for index, muscle in enumerate(muscles):
+            usable = np.isfinite(slopes[:, index]) & np.isfinite(arms[:, k, index])
+            if muscle in found or not usable.any():
+                continue
+            slope, arm = slopes[usable, index], arms[usable, k, index]
+            off, size = np.median(np.abs(slope - arm)), np.median(np.maximum(np.abs(slope), np.abs(arm)))
+            if size > _JUMP and off > 0.5 * size:
+                found[muscle] = (
+                    f"muscle {muscle!r}: its sampled moment arm about {name!r} contradicts its sampled lengths, "
+                    f"{1e3 * arm[0]:.1f} mm where the lengths change by {1e3 * slope[0]:.1f} mm per radian"
+                )
+    return found
 
 
 def fit_paths(
@@ -141,7 +195,8 @@ def fit_paths(
         the surfaces, whose domain is ``ranges`` with the margin, and the errors.
 
     Raises:
-        InputError: bad ranges or settings, or a sampler that returns wrong shapes or hardly any finite values.
+        InputError: bad ranges or settings, or a sampler that returns wrong shapes or hardly any finite values, or
+            moment arms that contradict its lengths (``contradictions``).
     """
     muscles, coordinates = tuple(muscles), tuple(coordinates)
     ranges = np.asarray(ranges, dtype=float)
@@ -152,10 +207,20 @@ def fit_paths(
     domain = ranges + np.array([-margin, margin])
     fit_q = _poses(_seeded(qmc.Sobol, len(coordinates), seed), samples, domain)
     test_q = _poses(_seeded(qmc.LatinHypercube, len(coordinates), seed + 1), held_out, ranges)
-    tell("sampling", 0, samples + held_out)
-    fit_data = _sample(sampler, fit_q, muscles)
-    tell("sampling", samples, samples + held_out)
-    test_data = _sample(sampler, test_q, muscles)
+    odd = contradictions(sampler, muscles, coordinates, ranges, seed)
+    if odd:
+        raise InputError("; ".join(list(odd.values())[:4]) + ": the sampler does not move these joints as asked")
+
+    def sample(q: np.ndarray, done: int) -> tuple[np.ndarray, np.ndarray]:
+        parts = []
+        for start in range(0, len(q), _BATCH):
+            tell("sampling", done + start, samples + held_out)
+            parts.append(_sample(sampler, q[start : start + _BATCH], muscles, least=0.0))
+        lengths, arms = (np.concatenate(values) for values in zip(*parts, strict=True))
+        return _sample(lambda _: (lengths, arms), q, muscles)
+
+    fit_data = sample(fit_q, 0)
+    test_data = sample(test_q, samples)
     tell("sampling", samples + held_out, samples + held_out)
 
     spans: dict[tuple[int, ...], list[int]] = {}
@@ -271,7 +336,10 @@ def _poses(engine: qmc.QMCEngine, count: int, box: np.ndarray) -> np.ndarray:
     return box[:, 0] + (box[:, 1] - box[:, 0]) * unit
 
 
-def _sample(sampler: Sampler, q: np.ndarray, muscles: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _sample(
+    sampler: Sampler, q: np.ndarray, muscles: tuple[str, ...], least: float = 0.5
+) -> tuple[np.ndarray, np.ndarray]:
+    """Samples of the right shapes, of which at least a share ``least`` is finite per muscle."""
     lengths, arms = (np.asarray(values, dtype=float) for values in sampler(q))
     expected = (len(q), len(muscles)), (len(q), q.shape[1], len(muscles))
     if (lengths.shape, arms.shape) != expected:
@@ -281,13 +349,14 @@ def _sample(sampler: Sampler, q: np.ndarray, muscles: tuple[str, ...]) -> tuple[
         )
     for index, muscle in enumerate(muscles):
         finite = np.isfinite(lengths[:, index]) & np.isfinite(arms[:, :, index]).all(axis=1)
-        if finite.mean() < 0.5:
+        if finite.mean() < least:
             raise InputError(
                 f"muscle {muscle!r}: only {finite.sum()} of {len(q)} sampled poses have a length and moment arms; "
                 "narrow the ranges"
             )
-        if np.nanmin(lengths[:, index]) <= 0:
-            raise InputError(f"muscle {muscle!r}: sampled length {np.nanmin(lengths[:, index]):g} m is not positive")
+        lowest = lengths[np.isfinite(lengths[:, index]), index].min(initial=np.inf)
+        if lowest <= 0:
+            raise InputError(f"muscle {muscle!r}: sampled length {lowest:g} m is not positive")
     return lengths, arms
 
 

@@ -24,7 +24,7 @@ Ellipsoids, spheres and tori are refused by name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -126,7 +126,9 @@ def build_paths(model: OsimModel, muscles: Sequence[str], coordinates: Sequence[
         raise InputError(f"{model.path}: a muscle is named twice among {listed(muscles)}")
     for muscle in chosen:
         _check_supported(model, muscle)
-    tree = build_tree(model, [body for muscle in chosen for body in muscle.bodies])
+    points = [point for muscle in chosen for point in muscle.points]
+    used = {name for point in points for name in point.coordinates}
+    tree = build_tree(model, [body for muscle in chosen for body in muscle.bodies], used)
     groups: dict[tuple[int, bool], list[int]] = {}
     for i, muscle in enumerate(chosen):
         wraps = sum(use.wrap.active for use in muscle.wraps)
@@ -147,7 +149,12 @@ def build_paths(model: OsimModel, muscles: Sequence[str], coordinates: Sequence[
 
 
 def _check_supported(model: OsimModel, muscle: Muscle) -> None:
-    advice = "sample the paths with the real OpenSim (extra 'opensim') or give paths that were fitted before"
+    advice = (
+        "sample the paths with the real OpenSim (nms-gym fit-paths --sampler opensim, extra 'opensim') or give paths "
+        "that were fitted before"
+    )
+    if muscle.path_problem:
+        raise InputError(muscle.path_problem)
     if not muscle.points:
         raise InputError(
             f"{model.path}: muscle {muscle.name!r} has a {muscle.path_class} path, not a GeometryPath; {advice}"
@@ -156,6 +163,8 @@ def _check_supported(model: OsimModel, muscle: Muscle) -> None:
         wrap = use.wrap
         if not wrap.active:
             continue
+        if wrap.problem:
+            raise InputError(wrap.problem)
         if wrap.kind != "cylinder":
             raise InputError(
                 f"{model.path}: muscle {muscle.name!r} wraps over {wrap.name!r}, which is of kind {wrap.kind!r}; "
@@ -487,24 +496,56 @@ def sample_paths(
     Raises InputError for names that the model lacks, coordinates that depend on others, q of the wrong shape or not
     finite, and muscles with wraps other than cylinders.
     """
-    q = np.asarray(q, dtype=np.float64)
-    if q.ndim != 2 or q.shape[1] != len(coordinates):
-        raise InputError(f"q has shape {q.shape}; expected (poses, {len(coordinates)}) for {listed(coordinates)}")
-    if not np.all(np.isfinite(q)):
-        row, column = (int(i) for i in np.argwhere(~np.isfinite(q))[0])
-        raise InputError(f"q of {coordinates[column]!r} is {q[row, column]} in row {row}; all values must be finite")
-    lengths = np.empty((len(q), len(muscles)))
-    arms = np.empty((len(q), len(coordinates), len(muscles)))
+    return path_sampler(model, muscles, coordinates)(q)
+
+
+def path_sampler(
+    model: OsimModel, muscles: Sequence[str], coordinates: Sequence[str]
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """``sample_paths`` of these muscles as a function of q alone, prepared once.
+
+    Raises:
+        InputError: see ``sample_paths``.
+    """
     with jax.enable_x64(True):
         paths = as_dtype(build_paths(model, muscles, coordinates), jnp.float64)
-        for start in range(0, len(q), _CHUNK):
-            rows = q[start : start + _CHUNK]
-            # One shape, one compilation: the last chunk is filled up with its own first pose.
-            filled = np.concatenate([rows, np.repeat(rows[:1], _CHUNK - len(rows), axis=0)])
-            length, arm = _many(paths, jnp.asarray(filled))
-            lengths[start : start + len(rows)] = np.asarray(length)[: len(rows)]
-            arms[start : start + len(rows)] = np.asarray(arm)[: len(rows)]
-    return lengths, arms
+
+    def sample(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        q = np.asarray(q, dtype=np.float64)
+        if q.ndim != 2 or q.shape[1] != len(coordinates):
+            raise InputError(f"q has shape {q.shape}; expected (poses, {len(coordinates)}) for {listed(coordinates)}")
+        if not np.all(np.isfinite(q)):
+            row, column = (int(i) for i in np.argwhere(~np.isfinite(q))[0])
+            raise InputError(
+                f"q of {coordinates[column]!r} is {q[row, column]} in row {row}; all values must be finite"
+            )
+        lengths = np.empty((len(q), len(muscles)))
+        arms = np.empty((len(q), len(coordinates), len(muscles)))
+        with jax.enable_x64(True):
+            for start in range(0, len(q), _CHUNK):
+                rows = q[start : start + _CHUNK]
+                # One shape, one compilation: the last chunk is filled up with its own first pose.
+                filled = np.concatenate([rows, np.repeat(rows[:1], _CHUNK - len(rows), axis=0)])
+                length, arm = _many(paths, jnp.asarray(filled))
+                lengths[start : start + len(rows)] = np.asarray(length)[: len(rows)]
+                arms[start : start + len(rows)] = np.asarray(arm)[: len(rows)]
+        return lengths, arms
+
+    return sample
+
+
+def without_direct_path(model: OsimModel, muscles: Sequence[str], coordinates: Sequence[str]) -> dict[str, str]:
+    """Muscles that ``build_paths`` refuses, each with the reason; a wrong coordinate is an InputError all the same."""
+    coordinate_columns(model, coordinates)
+    found = {}
+    for name in muscles:
+        muscle = model.muscle(name)
+        try:
+            _check_supported(model, muscle)
+            build_tree(model, muscle.bodies, {c for point in muscle.points for c in point.coordinates})
+        except InputError as error:
+            found[name] = str(error)
+    return found
 
 
 def muscles_crossing(model: OsimModel, coordinates: Sequence[str]) -> dict[str, tuple[str, ...]]:

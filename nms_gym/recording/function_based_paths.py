@@ -15,6 +15,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from nms_gym.anatomy import monomial_order
 from nms_gym.errors import InputError, near
 from nms_gym.recording.storage import require_unique
 from nms_gym.recording.xml import xml_integer, xml_numbers, xml_root, xml_text_or
@@ -103,13 +104,4 @@ def _polynomial(muscle: str, element: Element, file: str) -> PlainPolynomial:
         raise InputError(
             f"{where}: {len(coefficients)} coefficients; dimension {dimension} and order {order} need {count}"
         )
-    return PlainPolynomial(muscle, coordinates, _exponents(dimension, order), coefficients)
-
-
-def _exponents(dimension: int, order: int) -> np.ndarray:
-    """Exponents in OpenSim's order: all with a sum up to ``order``, counting up with the last variable fastest.
-
-    ``MultivariatePolynomial::generateCombinations`` in OpenSim/Common/MultivariatePolynomialFunction.cpp.
-    """
-    grid = np.indices((order + 1,) * dimension).reshape(dimension, -1).T
-    return grid[grid.sum(axis=1) <= order]
+    return PlainPolynomial(muscle, coordinates, np.array(monomial_order(dimension, order)), coefficients)

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import os
+import re
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
@@ -19,15 +21,67 @@ from nms_gym.errors import InputError, listed
 def xml_root(path: str | os.PathLike[str], what: str = "the file") -> Element:
     """Root element of a file; ``what`` it should be, for messages.
 
+    What OpenSim's own parser (TinyXML) lets pass is read too, see ``mended``.
+
     Raises:
         InputError: no such file, or no XML that may be read (entities are refused).
     """
     try:
-        return ET.fromstring(Path(path).read_bytes())
+        data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot read {what}: {error.strerror or error}") from error
-    except (ParseError, DefusedXmlException, ValueError) as error:
+    try:
+        return ET.fromstring(data)
+    except DefusedXmlException as error:
         raise InputError(f"{path}: not a usable XML file: {error}") from error
+    except (ParseError, ValueError, LookupError) as error:
+        try:
+            return ET.fromstring(mended(data))
+        except (ParseError, DefusedXmlException, ValueError, LookupError):
+            raise InputError(f"{path}: not a usable XML file: {error}") from error
+
+
+_BARE_AMPERSAND = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#[0-9]+|#x[0-9a-fA-F]+);)")
+_COLONS_IN_TAG = re.compile(r"(</?)([A-Za-z_][\w.-]*(?:::?[\w.-]+)+)")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+_DECLARED = re.compile(rb"<\?xml[^>]*encoding\s*=\s*[\"']([A-Za-z0-9._-]+)[\"']")
+
+
+def mended(data: bytes) -> str:
+    """The document as text, without what strict parsers refuse and OpenSim's does not.
+
+    That is: bytes that are not of the encoding declared (read as Windows-1252), a bare ``&``, tags with colons
+    (``HuntCrossleyForce::ContactParameters`` becomes ``HuntCrossleyForce__ContactParameters``), comments with ``--``
+    inside, control characters, and anything before the first tag.
+    """
+    text = _CONTROL.sub("", _decoded(data))
+    text = text[max(text.find("<"), 0) :]
+    parts, at = [], 0
+    while (start := text.find("<!--", at)) >= 0 and (end := text.find("-->", start)) >= 0:
+        parts.append(text[at:start])
+        at = end + 3
+    text = "".join([*parts, text[at:]])
+    if text.startswith("<?xml"):
+        text = text[text.find("?>") + 2 :].lstrip()
+    if "xmlns:" in text:  # prefixes mean something; two colons never do
+        text = re.sub(r"(?<=[\w.-])::(?=[\w.-]+[\s/>])", "__", text)
+    else:
+        text = _COLONS_IN_TAG.sub(lambda found: found[1] + found[2].replace(":", "_"), text)
+    return _BARE_AMPERSAND.sub("&amp;", text)
+
+
+def _decoded(data: bytes) -> str:
+    marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    for mark, encoding in marks.items():
+        if data.startswith(mark):
+            return data.decode(encoding, errors="replace")
+    declared = _DECLARED.match(data[:200].lstrip())
+    for encoding in ("utf-8", *([declared[1].decode()] if declared else [])):
+        try:
+            return data.decode(encoding)
+        except (UnicodeDecodeError, LookupError):
+            continue
+    return data.decode("cp1252", errors="replace")
 
 
 def xml_child(element: Element, tag: str, where: str) -> Element:

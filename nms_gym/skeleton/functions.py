@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from nms_gym import anatomy as read
-from nms_gym._pytree import pytree
+from nms_gym._pytree import pytree, static
+from nms_gym.errors import InputError
 
 T = TypeVar("T")
 
@@ -57,11 +58,21 @@ class SplineFunction:
     d: Any
 
 
-JointFunction = LinearFunction | PolynomialFunction | SplineFunction
+@pytree
+class MultivariateFunction:
+    """``sum_p coefficients[p] prod_k x_k ** exponents[p][k]``."""
+
+    coefficients: Any  # (P,)
+    exponents: tuple[tuple[int, ...], ...] = static()
+
+
+JointFunction = LinearFunction | PolynomialFunction | SplineFunction | MultivariateFunction
 
 
 def build_function(function: read.Function, scale: float = 1.0) -> JointFunction:
-    """Leaves of ``scale * function``, as NumPy float64."""
+    """Leaves of ``scale * function``, as NumPy float64. InputError for one that cannot be computed."""
+    if isinstance(function, read.Unknown):
+        raise InputError(function.problem)
     if isinstance(function, read.Scaled):
         return build_function(function.function, scale * function.scale)
     if isinstance(function, read.Linear):
@@ -69,6 +80,8 @@ def build_function(function: read.Function, scale: float = 1.0) -> JointFunction
         return LinearFunction(scale * np.array(slopes), np.array(scale * intercept))
     if isinstance(function, read.Polynomial):
         return PolynomialFunction(scale * np.array(function.coefficients))
+    if isinstance(function, read.Multivariate):
+        return MultivariateFunction(scale * np.array(function.coefficients), function.exponents)
     x, y = np.array(function.x), np.array(function.y)
     if isinstance(function, read.SimmSpline):
         b, c, d = simm_spline(x, y)
@@ -113,7 +126,8 @@ def simm_spline(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
 
 
 def derivatives(function: JointFunction, x: Sequence[Any], xp: Any = jnp) -> tuple[Any, tuple[Any, ...], Any]:
-    """Value, slope in every argument, and second derivative (of the one argument; linear functions have none).
+    """Value, slope in every argument, and second derivative: linear functions have none, those of one argument a
+    number, a multivariate polynomial the rows of a symmetric matrix.
 
     Arguments have any one shape, values follow it; ``xp=np`` with floats computes in NumPy. Slope and curvature are
     the closed forms, so that what is differentiated once more (an inertial force) is right at the knots too. There a
@@ -123,6 +137,8 @@ def derivatives(function: JointFunction, x: Sequence[Any], xp: Any = jnp) -> tup
         constant = function.slopes.shape[0] == 0  # whatever its arguments
         slopes = tuple(0.0 if constant else function.slopes[i] for i in range(len(x)))
         return sum((s * v for s, v in zip(slopes, x, strict=True)), function.intercept), slopes, None
+    if isinstance(function, MultivariateFunction):
+        return _multivariate(function, x)
     (at,) = x
     if isinstance(function, PolynomialFunction):
         # Horner's rule for the value, its slope and half its curvature at once.
@@ -143,6 +159,34 @@ def derivatives(function: JointFunction, x: Sequence[Any], xp: Any = jnp) -> tup
     value = y + h * (b + h * (c + h * d)) + slope * (at - inside)
     outside = (at < knots[0]) | (at > knots[n - 1])
     return value, (slope,), xp.where(outside, 0.0, 2.0 * c + h * (6.0 * d))
+
+
+def _multivariate(function: MultivariateFunction, x: Sequence[Any]) -> tuple[Any, tuple[Any, ...], Any]:
+    highest = max((max(term, default=0) for term in function.exponents), default=0)
+    powers = [[1.0] for _ in x]
+    for row, at in zip(powers, x, strict=True):
+        for _ in range(highest):
+            row.append(row[-1] * at)
+
+    def derivative(*by: int) -> Any:
+        """Of order ``len(by)``, in these variables."""
+        total: Any = 0.0
+        for p, term in enumerate(function.exponents):
+            left, factor = list(term), 1.0
+            for k in by:
+                factor *= left[k]
+                left[k] -= 1
+            if factor:
+                product = factor * function.coefficients[p]
+                for row, power in zip(powers, left, strict=True):
+                    product = product * row[power] if power else product
+                total = total + product
+        return total
+
+    count = range(len(x))
+    upper = {(i, j): derivative(i, j) for i in count for j in count if i <= j}
+    second = tuple(tuple(upper[min(i, j), max(i, j)] for j in count) for i in count)
+    return derivative(), tuple(derivative(i) for i in count), second
 
 
 def _take(array: Any, index: Any, xp: Any) -> Any:

@@ -359,7 +359,11 @@ def _displace(displacement: Displacement, signals: Sequence[Signal]) -> Signal:
             gains[i] = gains[i] + slope * g if i in gains else slope * g
         rate = rate + slope * source.rate
         curvature = curvature + slope * source.curvature
-    if second is not None:
+    if isinstance(second, tuple):
+        for i, a in enumerate(sources):
+            for j, b in enumerate(sources):
+                curvature = curvature + (sign * second[i][j]) * (a.rate * b.rate)
+    elif second is not None:
         (source,) = sources
         curvature = curvature + (sign * second) * (source.rate * source.rate)
     return Signal(sign * value, gains, rate, curvature)

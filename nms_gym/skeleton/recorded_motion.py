@@ -24,7 +24,7 @@ import numpy as np
 from scipy.interpolate import make_interp_spline
 from scipy.signal import butter, lfilter, lfiltic
 
-from nms_gym.anatomy import Multibody, moving_part
+from nms_gym.anatomy import Multibody, moving_part, warn_not_modelled
 from nms_gym.errors import InputError, listed
 from nms_gym.recording.external_loads import ExternalLoads
 from nms_gym.recording.sampling import SAME_TIME, on_uniform_times
@@ -120,6 +120,36 @@ def read_motion(path: str | Path, model: Multibody, cutoff: float | None = None)
     return Motion(where, names, time, *differentiated(q, step, where, cutoff))
 
 
+def recorded_poses(
+    path: str | Path,
+    model: Multibody,
+    coordinates: Sequence[str],
+    start: float | None = None,
+    end: float | None = None,
+) -> np.ndarray:
+    """Poses (N, D) of a coordinates file between two times, rad and m; angles that are full turns off are brought back.
+
+    Raises:
+        InputError: see ``read_coordinates``; no sample between these times.
+    """
+    lengths = [name for name in coordinates if model.coordinate(name).motion != "rotational"]
+    table = read_coordinates(path, tuple(coordinates), translations=lengths)
+    first = table.time[0] if start is None else start
+    last = table.time[-1] if end is None else end
+    rows = (table.time >= first - 1e-9) & (table.time <= last + 1e-9)
+    if not rows.any():
+        raise InputError(
+            f"{path}: no samples from {first:g} to {last:g} s; the recording has {table.time[0]:.6g} to "
+            f"{table.time[-1]:.6g} s"
+        )
+    poses = table.data[rows].copy()
+    for k, name in enumerate(coordinates):
+        if name not in lengths:
+            poses[:, k] = np.unwrap(poses[:, k])
+            poses[:, k] -= 2 * np.pi * np.round(np.median(poses[:, k]) / (2 * np.pi))
+    return poses
+
+
 def differentiated(
     q: np.ndarray, step: float, where: str, cutoff: float | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -179,11 +209,15 @@ def moments_of_motion(
     Raises:
         InputError: a coordinate is unknown, dependent or not recorded; a load acts on an unknown body; the loads do
             not cover the motion.
+
+    Warns:
+        NotModelledWarning: constraints, or forces other than muscles (springs, contact), act on what is moved.
     """
     chosen = motion.coordinates if coordinates is None else tuple(coordinates)
     for name in chosen:
         if model.coordinate(name).coupled_to is None and name not in motion.coordinates:
             raise InputError(f"{motion.path}: no column {name!r}, so that its moment cannot be computed")
+    warn_not_modelled(model, chosen, ("constraint", "loop", "force"))
     moved = moving_part(model, chosen)
     kept = {coordinate.name for coordinate in moved.coordinates}
     prescribed = tuple(name for name in motion.coordinates if name in kept and name not in chosen)

@@ -21,7 +21,7 @@ import numpy as np
 from nms_gym import anatomy as read
 from nms_gym._pytree import pytree, static
 from nms_gym.errors import InputError, listed, near
-from nms_gym.skeleton.functions import JointFunction, LinearFunction, build_function, derivatives
+from nms_gym.skeleton.functions import JointFunction, LinearFunction, MultivariateFunction, build_function, derivatives
 from nms_gym.skeleton.tree import coordinate_columns, ordered_couplers
 
 _SAME = 1e-14  # rotations closer to the identity than this are the identity: rounding of frames multiplied together
@@ -195,12 +195,20 @@ class _Builder:
             if len(moving) == 1 and intercept == 0.0 and abs(slopes[moving[0]]) == 1.0:
                 return Displacement(None, signals, float(slopes[moving[0]]))
             return Displacement(LinearFunction(slopes[np.array(moving)], np.array(intercept)), signals)
+        if isinstance(built, MultivariateFunction):
+            built = _partial(built, values)
+            left = [name for name, value in zip(names, values, strict=True) if value is None]
+            if not left or not any(any(term) for term in built.exponents):
+                return float(sum(built.coefficients))
+            return Displacement(built, tuple(self.signals[name] for name in left))
         if values[0] is not None:
             return float(derivatives(built, [np.float64(values[0])], np)[0])
         return Displacement(built, (self.signals[names[0]],))
 
     def joint(self, joint: read.Joint) -> None:
         """Add the joint's link, if it moves, and place its child."""
+        if joint.problem:
+            raise InputError(joint.problem)
         parent, rotation, translation = self.frames[joint.parent.body]
         translation = translation + rotation @ joint.parent.translation
         rotation = rotation @ joint.parent.rotation
@@ -248,6 +256,8 @@ class _Builder:
             carried.append(above.union(*(depends[i] for signals in own for i in signals)))
         moved: set[int] = set()
         for body, placement in zip(self.multibody.bodies, skeleton.placements, strict=True):
+            if body.problem and placement.link >= 0:
+                raise InputError(body.problem)
             if body.mass > 0.0 and placement.link >= 0:
                 moved |= carried[placement.link]
         idle = [name for i, name in enumerate(self.free) if i not in moved]
@@ -256,6 +266,16 @@ class _Builder:
                 f"{self.multibody.path}: coordinate {listed(idle)} moves no body with mass, so it has no dynamics; "
                 "leave it out (it is then locked) or give its bodies mass"
             )
+
+
+def _partial(function: MultivariateFunction, values: Sequence[float | None]) -> MultivariateFunction:
+    """The polynomial in the variables that have no value."""
+    terms: dict[tuple[int, ...], float] = {}
+    for coefficient, term in zip(function.coefficients, function.exponents, strict=True):
+        fixed = math.prod(v**e for v, e in zip(values, term, strict=True) if v is not None)
+        left = tuple(e for v, e in zip(values, term, strict=True) if v is None)
+        terms[left] = terms.get(left, 0.0) + float(coefficient) * fixed
+    return MultivariateFunction(np.array(list(terms.values())), tuple(terms))
 
 
 def _rotation(matrix: np.ndarray) -> np.ndarray | None:

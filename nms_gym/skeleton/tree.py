@@ -79,15 +79,27 @@ class Tree:
     coordinates: tuple[str, ...] = static()
 
 
-def build_tree(model: read.Multibody, bodies: Iterable[str] | None = None) -> Tree:
+def build_tree(model: read.Multibody, bodies: Iterable[str] | None = None, used: Iterable[str] | None = None) -> Tree:
     """The tree of ``model``, or only the part that carries ``bodies`` (and everything between them and the ground).
 
-    Raises InputError for an unknown body and for couplings that depend on each other in a circle. Leaves are NumPy
-    float64; ``forward_kinematics`` brings them to the dtype of the coordinates.
+    With ``bodies``, couplings of coordinates that neither move that part nor are ``used`` are left out.
+
+    Raises InputError for an unknown body, for couplings that depend on each other in a circle, and for a joint or
+    coupling that is needed and cannot be computed. Leaves are NumPy float64; ``forward_kinematics`` brings them to the
+    dtype of the coordinates.
     """
     by_child = {joint.child.body: joint for joint in model.joints}
     wanted = set(by_child) if bodies is None else _with_ancestors(model, by_child, bodies)
     joints = [joint for joint in model.joints if joint.child.body in wanted]
+    for joint in joints:
+        if joint.problem:
+            raise InputError(joint.problem)
+    couplers = model.couplers
+    if bodies is not None:
+        needed = {name for joint in joints for name in joint.coordinates}.union(used or ())
+        for _ in model.couplers:  # a chain of couplings is at most this long
+            needed |= {name for c in model.couplers if c.dependent in needed for name in c.independent}
+        couplers = tuple(coupler for coupler in couplers if coupler.dependent in needed)
     names = ("ground", *(joint.child.body for joint in joints))
     index = {name: i for i, name in enumerate(names)}
     coordinates = tuple(coordinate.name for coordinate in model.coordinates)
@@ -124,7 +136,7 @@ def build_tree(model: read.Multibody, bodies: Iterable[str] | None = None) -> Tr
                 column[coupler.dependent],
                 tuple(column[name] for name in coupler.independent),
             )
-            for coupler in ordered_couplers(model)
+            for coupler in ordered_couplers(model, couplers)
         ),
         mass=np.array([0.0, *(body.mass for body in parts)]),
         mass_center=np.concatenate([zero, *(body.mass_center[None] for body in parts)]),
@@ -146,9 +158,9 @@ def _with_ancestors(model: read.Multibody, by_child: dict[str, read.Joint], bodi
     return wanted
 
 
-def ordered_couplers(model: read.Multibody) -> list[read.Coupler]:
-    """Couplers so that each independent coordinate is set before it is used."""
-    waiting, ordered = list(model.couplers), []
+def ordered_couplers(model: read.Multibody, couplers: Sequence[read.Coupler] | None = None) -> list[read.Coupler]:
+    """Couplers, by default all, so that each independent coordinate is set before it is used."""
+    waiting, ordered = list(model.couplers if couplers is None else couplers), []
     while waiting:
         pending = {coupler.dependent for coupler in waiting}
         ready = [coupler for coupler in waiting if not pending & set(coupler.independent)]

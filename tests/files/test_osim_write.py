@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import REFERENCE
 
 from nms_gym.errors import InputError
 from nms_gym.files.osim_write import osim_values, write_osim
@@ -158,3 +159,18 @@ def test_published_models(data, tmp_path, name):
     # Writing the original numbers back gives the original, but for how they are spelled.
     write_osim(tmp_path / "same.osim", original, {m.name: {k: getattr(m, k) for k in kinds} for m in before})
     assert (tmp_path / "same.osim").read_bytes() == original.read_bytes()
+
+
+def test_a_file_that_strict_parsers_refuse_is_copied_byte_by_byte(tmp_path):
+    text = (REFERENCE / "two_link.osim").read_text()
+    contact = "<HuntCrossleyForce name='heel'><HuntCrossleyForce::ContactParametersSet/></HuntCrossleyForce>"
+    text = text.replace("<length_units>", "<credits>M\xfcller & S\xf6hne</credits><!-- a -- b --><length_units>", 1)
+    text = text.replace(
+        '<ForceSet name="forceset">\n\t\t\t<objects>', f'<ForceSet name="forceset"><objects>{contact}', 1
+    )
+    original = tmp_path / "two_link.osim"
+    original.write_bytes(text.encode("cp1252"))
+    written = write_osim(tmp_path / "new.osim", original, {"flexor": {"max_isometric_force": 912.0}})
+    assert written.changed == {"flexor": {"max_isometric_force": 912.0}}
+    before, after = original.read_bytes(), (tmp_path / "new.osim").read_bytes()
+    assert after == before.replace(b"<max_isometric_force>800<", b"<max_isometric_force>912.0<", 1)
