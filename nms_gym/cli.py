@@ -514,7 +514,7 @@ def fit_paths_command(
     from calibration.study.results import make_folder, require_folder
     from nms_gym.anatomy import moving_part, part_problems
     from nms_gym.files.model_file import model_from_osim, write_model_file
-    from nms_gym.muscle.path_fitting import contradictions, direct_sampler, fit_paths
+    from nms_gym.muscle.path_fitting import contradictions, direct_sampler, fit_paths, only
     from nms_gym.muscle.paths import muscles_crossing, without_direct_path
     from nms_gym.recording.osim import read_osim
 
@@ -558,13 +558,7 @@ def fit_paths_command(
     odd = contradictions(sample, kept, joints, limits)
     if odd:
         left_out |= odd
-        keep = [kept.index(m) for m in require_some()]
-        kept, every = [kept[k] for k in keep], sample
-
-        def sample(q: Any) -> tuple[Any, Any]:
-            lengths, arms = every(q)
-            return lengths[..., keep], arms[..., keep]
-
+        sample, kept = only(sample, kept, remaining := require_some()), remaining
     shown = ", ".join(
         f"{c} {math.degrees(a):.0f}..{math.degrees(b):.0f} deg"
         if osim.coordinate(c).motion == "rotational"

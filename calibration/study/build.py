@@ -16,10 +16,11 @@ import numpy as np
 from calibration.excitations.synergies import Synergies
 from calibration.problem import DEFAULT_FREE, Free, Penalties, Problem, default_free
 from calibration.study.checks import at, require_file_name
-from calibration.study.emg import EmgRecipe, EmgReference, make_envelopes
+from calibration.study.emg import EmgRecipe, EmgReference, Times, make_envelopes
 from calibration.study.model import ModelSource, Say, make_start, read_parameters
 from calibration.study.options import SolverOptions
 from calibration.study.passive import PassiveRecording, passive_segments
+from calibration.study.paths import with_fitted_paths
 from calibration.study.recordings import Source, Window, Windows, cut_windows, source_of, windows_by_trial
 from calibration.study.synergies import EMG_DRIVEN, SynergyPlan, drive, expected
 from calibration.study.targets import GivenTargets, SegmentTargets, cut_targets, require_trials, require_use
@@ -212,6 +213,9 @@ def make_study(
         )
     wanted = tuple(muscles) or tuple(dict.fromkeys((*drives.muscles, *synergies.muscles, *passive_muscles)))
     files = read_parameters(model, wanted, coordinates, columns=columns, paths=paths, where=f"{where} [model]")
+    used = [_used(fitted.get(n, ()), unseen.get(n, () if n in fitted else None)) for n in names]
+    with at(files.where):
+        files = with_fitted_paths(files, sources, used, coordinates, lead_in, say)
     equations = Settings() if settings is None else settings
     structure, params = make_start(files, coordinates, drives, equations, start or {}, f"{where} [start]", say)
     shared = {label: tuple(members) for label, members in (groups or {}).items()}
@@ -288,6 +292,13 @@ def cut_segments(
         make_segment(model, w.trial, coordinates=coordinates, start=w.start, stop=w.stop, lead_in=lead_in)
         for w in windows
     )
+
+
+def _used(*windows: Times) -> Times:
+    """All windows together; None for the whole trial."""
+    if any(times is None for times in windows):
+        return None
+    return tuple(window for times in windows for window in times or ())
 
 
 def _free(free: Sequence[Free | str], where: str) -> tuple[Free, ...]:

@@ -51,6 +51,8 @@ FILTERS: Mapping[str, Any] = {
 """how raw EMG is filtered where a recipe does not say"""
 
 
+# Mean over mean magnitude: 0 for EMG that was never rectified, 1 for what is never negative.
+_RECTIFIED = 0.5
 Times = Sequence[tuple[float, float]] | None
 """windows of a trial, s; None for all of it"""
 
@@ -86,6 +88,8 @@ class EmgRecipe:
     """channel -> reference value, for normalise = "mvc" """
     baseline: float | None = None
     """quantile taken for each channel's resting level in each trial and subtracted; off when absent"""
+    clip: bool = False
+    """whether what a filter left of an envelope below zero becomes zero; unrectified EMG is refused all the same"""
 
     def __post_init__(self) -> None:
         if self.kind not in ("raw", "envelope"):
@@ -93,6 +97,8 @@ class EmgRecipe:
         given = [name for name in FILTERS if getattr(self, name) is not None]
         if self.kind == "envelope" and given:
             raise InputError(f"{listed(given)} filters raw EMG only, but kind is 'envelope'; remove it")
+        if self.kind == "raw" and self.clip:
+            raise InputError("clip is of envelopes; the amplitude of raw EMG does not undershoot: remove it")
         if self.amplitude is not None and self.amplitude not in AMPLITUDES:
             raise InputError(f"amplitude is {self.amplitude!r}; use one of {listed(AMPLITUDES)}")
         if self.rest and not (self.whiten or self.noise_floor):
@@ -242,23 +248,30 @@ def _envelope(table: Table, recipe: EmgRecipe, conditioning: Conditioning | None
         ).table()
         time, values = envelope.time, envelope.data
     else:
-        _check_envelope(table)
+        _check_envelope(table, recipe.clip)
+        values = np.maximum(values, 0.0) if recipe.clip else values
     if recipe.baseline is not None:
         values = remove_baseline(values, recipe.baseline, table.path)
     return dataclasses.replace(table, time=time, data=values)
 
 
-def _check_envelope(table: Table) -> None:
-    """Before the baseline is taken off: a quantile hides both where a gap is and that a signal was never rectified."""
+def _check_envelope(table: Table, clip: bool) -> None:
+    """Before the baseline is taken off: a quantile hides both where a gap is and that a signal was never rectified.
+
+    A signal that was never rectified has a mean near zero, an envelope that undershoots a mean near that of its
+    magnitude.
+    """
     for name, x in zip(table.labels, table.data.T, strict=True):
         if not np.isfinite(x).all():
             at = table.time[int(np.argmax(~np.isfinite(x)))]
             raise InputError(f"{table.path}: EMG channel {name!r} has no finite value at time {at:.6g} s; fill the gap")
-        if x.min() < -UNDERSHOOT * np.abs(x).max():
-            raise InputError(
-                f"{table.path}: EMG channel {name!r} goes down to {x.min():.4g}; an envelope is not negative: "
-                "this looks unrectified; use kind = 'raw'"
-            )
+        if x.min() >= -UNDERSHOOT * np.abs(x).max():
+            continue
+        below = f"{table.path}: EMG channel {name!r} goes down to {x.min():.4g}; an envelope is not negative"
+        if x.mean() < _RECTIFIED * np.abs(x).mean():
+            raise InputError(f"{below}: this looks unrectified; use kind = 'raw'")
+        if not clip:
+            raise InputError(f"{below}: its filter undershoots; set clip = true in [emg] to take that for 0")
 
 
 def _scaled(table: Table, reference: np.ndarray, kind: str = "largest value") -> Table:

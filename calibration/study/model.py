@@ -14,7 +14,7 @@ import numpy as np
 
 from calibration.study.checks import at
 from nms_gym._assets import asset_path
-from nms_gym.anatomy import Multibody, moving_part, part_problems
+from nms_gym.anatomy import Multibody, OsimModel, moving_part, part_problems
 from nms_gym.errors import InputError, listed, near
 from nms_gym.excitation.channels import ChannelMap
 from nms_gym.files.model_file import PARAMETERS, ModelFile, read_model_file
@@ -48,6 +48,8 @@ class MuscleParameters:
     muscle_points: MusclePoints
     specific_tension: float = METABOLIC_DEFAULTS["specific_tension"]
     """N/m^2"""
+    osim: OsimModel | None = None
+    """where they are from, if that is an OpenSim model"""
 
 
 def read_parameters(
@@ -77,7 +79,7 @@ def read_parameters(
     if columns and (path is None or path.suffix != ".csv"):
         raise InputError(f"{where}: columns is for a .csv, but file is {str(path or 'a model file')!r}; remove it")
     place = f"model {model.name!r}" if isinstance(model, ModelFile) else str(path)
-    skeleton, points, tension = None, {}, METABOLIC_DEFAULTS["specific_tension"]
+    skeleton, points, tension, osim = None, {}, METABOLIC_DEFAULTS["specific_tension"], None
     with at(place):
         if isinstance(model, ModelFile) or (path is not None and path.suffix == ".json"):
             source = (model if isinstance(model, ModelFile) else read_model_file(_path(model))).select(muscles=muscles)
@@ -101,7 +103,7 @@ def read_parameters(
     if paths is not None:
         other = paths if isinstance(paths, ModelFile) else read_model_file(_path(paths))
         chosen = other.select(muscles=muscles).paths
-    return MuscleParameters(place, muscles, values, chosen, skeleton, points, tension)
+    return MuscleParameters(place, muscles, values, chosen, skeleton, points, tension, osim)
 
 
 def _path(model: str | os.PathLike[str]) -> Path:

@@ -35,6 +35,10 @@ class Source(Protocol):
         """The channels that are mapped, in that order, as recorded."""
         ...
 
+    def recorded(self, coordinates: Sequence[str]) -> Table | None:
+        """Those of the coordinates that it holds, rad and m; None where it brings its own muscle lengths."""
+        ...
+
     def read(self, model: NmsModel, coordinates: Sequence[str], emg: Table, dt: float | None) -> Trial:
         """The trial with these envelopes."""
         ...
@@ -56,6 +60,12 @@ class OfTrial:
         """The channels that are mapped."""
         trial = self.trial
         return Table(self.where, trial.channels, trial.emg_time, trial.emg).renamed(channels)
+
+    def recorded(self, coordinates: Sequence[str]) -> Table | None:
+        """Of the trial."""
+        if self.trial.lengths is not None:
+            return None
+        return _some(Table(self.where, self.trial.coordinates, self.trial.time, self.trial.q), coordinates)
 
     def read(self, model: NmsModel, coordinates: Sequence[str], emg: Table, dt: float | None) -> Trial:
         """The trial with these envelopes."""
@@ -82,9 +92,20 @@ class OfRecording:
             raise InputError(f"{self.where}: no EMG; give 'channels' and 'emg'")
         return emg.renamed(channels)
 
+    def recorded(self, coordinates: Sequence[str]) -> Table | None:
+        """Of the recording."""
+        arrays = self.recording.arrays
+        return None if arrays.geometry is not None else _some(arrays.kinematics, coordinates)
+
     def read(self, model: NmsModel, coordinates: Sequence[str], emg: Table, dt: float | None) -> Trial:
         """The trial with these envelopes."""
         return self.recording.trial(emg, dt)
+
+
+def _some(table: Table, names: Sequence[str]) -> Table:
+    """The columns that are among ``names``."""
+    columns = [i for i, label in enumerate(table.labels) if label in names]
+    return Table(table.path, tuple(table.labels[i] for i in columns), table.time, table.data[:, columns])
 
 
 def source_of(trial: Trial | Recording | Source) -> Source:

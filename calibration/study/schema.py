@@ -105,7 +105,8 @@ TABLES: Mapping[str, Table] = {
                 "file",
                 "text",
                 REQUIRED,
-                'an `.osim` model, a `.json` from `nms-gym fit-paths`, `"asset:arm"`, '
+                "an `.osim` model (its paths are fitted over what the recordings reach, and kept for next time), "
+                'a `.json` from `nms-gym fit-paths`, `"asset:arm"`, '
                 '`"asset:right_leg"`, or a `.csv` with a row per muscle',
             ),
             Key(
@@ -208,6 +209,7 @@ TABLES: Mapping[str, Table] = {
                 "leave out for tonic tasks",
                 kind="number",
             ),
+            _of(EmgRecipe, "clip", "whether what a filter left of an envelope below zero becomes zero"),
         ),
     ),
     "channels": Table(

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from calibration.study.checks import is_kind, names_of, require_file_name
 from calibration.study.keys import Folder, read_keys
 from calibration.study.recordings import OfRecording, OfTrial
@@ -15,7 +17,8 @@ from nms_gym.errors import InputError
 from nms_gym.model.structure import NmsModel
 from nms_gym.recording.arrays import Arrays, Recording, read_arrays
 from nms_gym.recording.muscle_analysis import read_muscle_analysis
-from nms_gym.recording.storage import Table, read_coordinates, read_moments, read_table
+from nms_gym.recording.sampling import without_full_turns
+from nms_gym.recording.storage import Table, coordinate_name, read_coordinates, read_labels, read_moments, read_table
 from nms_gym.recording.trial import Trial, load_trial
 
 
@@ -64,6 +67,18 @@ class TrialFiles:
         assert self.arrays is not None
         return OfRecording(Recording(self.name, read_arrays(*self.arrays)), self.where).read_emg(channels)
 
+    def recorded(self, coordinates: Sequence[str]) -> Table | None:
+        """Those of the coordinates that its motion holds; None where it brings its own muscle lengths."""
+        if self.file is not None:
+            return OfTrial(load_trial(self.file), str(self.file)).recorded(coordinates)
+        if self.geometry is not None:
+            return None
+        if self.arrays is not None:
+            return OfRecording(Recording(self.name, read_arrays(*self.arrays)), self.where).recorded(coordinates)
+        assert self.kinematics is not None
+        held = {coordinate_name(label) for label in read_labels(self.kinematics)}
+        return read_coordinates(self.kinematics, tuple(c for c in coordinates if c in held))
+
     def read(self, model: NmsModel, coordinates: Sequence[str], emg: Table, dt: float | None) -> Trial:
         """The trial with its envelopes."""
         if self.file is not None:
@@ -75,7 +90,7 @@ class TrialFiles:
         else:
             assert self.kinematics is not None
             wanted = model.paths.coordinates if model.paths is not None and self.geometry is None else model.coordinates
-            arrays = Arrays(read_coordinates(self.kinematics, wanted))
+            arrays = Arrays(_upright(read_coordinates(self.kinematics, wanted)))
         if self.geometry is not None:
             geometry = read_muscle_analysis(self.geometry, coordinates, model.muscles, prefix=self.prefix)
             arrays = dataclasses.replace(arrays, geometry=geometry)
@@ -83,6 +98,17 @@ class TrialFiles:
             arrays = dataclasses.replace(arrays, moments=read_moments(self.moments, coordinates))
         recording = Recording(self.name, arrays, self.q_cutoff, self.moment_cutoff, self.trim, self.synthetic)
         return OfRecording(recording, self.where).read(model, coordinates, emg, dt)
+
+
+def _upright(table: Table) -> Table:
+    """Angles that are full turns off brought back, where the file says its unit; else so large values are a unit
+    mistaken, which is left to be found."""
+    off = np.abs(table.data).max(axis=0, initial=0.0) > 2 * np.pi
+    if not (table.units_stated and off.any()):
+        return table
+    data = table.data.copy()
+    data[:, off] = without_full_turns(data[:, off])
+    return dataclasses.replace(table, data=data)
 
 
 def _target(where: str, table: Any, folder: Folder) -> dict[str, MuscleSeries]:

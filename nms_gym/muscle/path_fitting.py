@@ -116,6 +116,17 @@ def direct_sampler(model: OsimModel, muscles: Sequence[str], coordinates: Sequen
     return path_sampler(model, muscles, coordinates)
 
 
+def only(sampler: Sampler, muscles: Sequence[str], kept: Sequence[str]) -> Sampler:
+    """A sampler of some of the muscles of another, in the order of ``kept``."""
+    columns = [list(muscles).index(name) for name in kept]
+
+    def sample(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        lengths, arms = sampler(q)
+        return lengths[..., columns], arms[..., columns]
+
+    return sample
+
+
 def ranges_of_motion(poses: Sequence[np.ndarray], margin: float = 0.1, least: float = math.radians(5.0)) -> np.ndarray:
     """(D, 2) what recorded poses (N, D) reach, widened on both sides by ``margin`` of it, and by ``least`` rad (or m)
     at least.

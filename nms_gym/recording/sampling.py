@@ -127,3 +127,15 @@ def _interpolate(time: np.ndarray, data: np.ndarray, grid: np.ndarray, degree: i
 
 def _first(mask: np.ndarray) -> int:
     return int(np.flatnonzero(mask)[0])
+
+
+def without_full_turns(angles: np.ndarray) -> np.ndarray:
+    """Angles (T, ...) in rad over time without jumps of full turns, and with their median within half a turn of 0.
+
+    Inverse kinematics may leave a joint full turns off. What still is beyond a full turn (a marker was lost) is brought
+    within half a one.
+    """
+    turn = 2 * np.pi
+    angles = np.unwrap(angles, axis=0)
+    angles = angles - turn * np.round(np.median(angles, axis=0) / turn)
+    return np.where(np.abs(angles) > turn, angles - turn * np.round(angles / turn), angles)

@@ -27,7 +27,7 @@ from scipy.signal import butter, lfilter, lfiltic
 from nms_gym.anatomy import Multibody, moving_part, warn_not_modelled
 from nms_gym.errors import InputError, listed
 from nms_gym.recording.external_loads import ExternalLoads
-from nms_gym.recording.sampling import SAME_TIME, on_uniform_times
+from nms_gym.recording.sampling import SAME_TIME, on_uniform_times, without_full_turns
 from nms_gym.recording.storage import coordinate_name, read_coordinates, read_labels, read_moments, write_table
 from nms_gym.skeleton.dynamics import BaseMotion, ExternalForces, inverse_dynamics, make_skeleton
 
@@ -143,10 +143,8 @@ def recorded_poses(
             f"{table.time[-1]:.6g} s"
         )
     poses = table.data[rows].copy()
-    for k, name in enumerate(coordinates):
-        if name not in lengths:
-            poses[:, k] = np.unwrap(poses[:, k])
-            poses[:, k] -= 2 * np.pi * np.round(np.median(poses[:, k]) / (2 * np.pi))
+    angles = [k for k, name in enumerate(coordinates) if name not in lengths]
+    poses[:, angles] = without_full_turns(poses[:, angles])
     return poses
 
 
