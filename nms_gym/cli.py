@@ -438,7 +438,7 @@ def _people_beside(subject_file: Path, subject: Subject) -> NmsParams | None:
     if not moment_noise(subject):
         _say(f"no bands: {subject_file} does not say how noisy its moments are; calibrate again to have them")
         return None
-    return load_people(file, subject.model)
+    return load_people(file, subject.model, subject.params)
 
 
 @app.command()

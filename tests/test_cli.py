@@ -376,7 +376,7 @@ def test_ctrl_c_before_the_fit_leaves_nothing(calibrated, tmp_path, monkeypatch)
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("calibration.study.keys.tomllib.loads", stop)
+    monkeypatch.setattr("nms_gym.recording.documents.tomllib.loads", stop)
     ran = run("calibrate", study, "-o", tmp_path / "out")
     assert (ran.code, ran.err.strip()) == (130, "nms-gym: interrupted")
     assert list(tmp_path.iterdir()) == []

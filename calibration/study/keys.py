@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,16 +96,6 @@ def study_path(path: str | os.PathLike[str]) -> Path:
     """Path of a study file; ``asset:demo/study.toml`` is the shipped one."""
     text = str(path)
     return asset_path(text.removeprefix("asset:")) if text.startswith("asset:") else Path(path)
-
-
-def read_toml(file: Path) -> dict[str, Any]:
-    """The content of a TOML file; InputError where there is none or it cannot be parsed."""
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file}: cannot read the study: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not a TOML file: {error}; correct it there") from error
 
 
 @dataclass(frozen=True)

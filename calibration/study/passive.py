@@ -19,7 +19,7 @@ from nms_gym.errors import InputError, listed, near
 from nms_gym.model.replay import Replay, Segment
 from nms_gym.model.structure import NmsModel
 from nms_gym.muscle.geometry import check_domain, lengths_and_moment_arms
-from nms_gym.recording.storage import read_npz
+from nms_gym.recording.npz import names_of, read_npz
 
 # s between poses: long enough for every fiber to come to rest.
 POSE_STEP = 10.0
@@ -71,7 +71,7 @@ def read_passive(where: str, table: Any, folder: Folder) -> PassiveRecording:
     arrays: dict[str, Any] = {role: stored[key] for role, key in roles.items()}
     for role in ("coordinates", "muscles"):
         if role in arrays:
-            arrays[role] = tuple(str(name) for name in arrays[role])
+            arrays[role] = names_of(arrays[role], f"{where}: {file}: {role}")
     return PassiveRecording(file.stem, where=where, **arrays)
 
 

@@ -16,7 +16,7 @@ from calibration.problem import DEFAULT_FREE, Free, Penalties
 from calibration.study.build import Study, make_study
 from calibration.study.checks import at, is_kind, names_of
 from calibration.study.emg import EmgRecipe
-from calibration.study.keys import Folder, read_keys, read_toml, study_path
+from calibration.study.keys import Folder, read_keys, study_path
 from calibration.study.model import Say
 from calibration.study.options import SolverOptions
 from calibration.study.passive import read_passive
@@ -28,6 +28,7 @@ from nms_gym.model.structure import Settings
 from nms_gym.muscle.families import curves_from_record
 from nms_gym.muscle.tabulated import Tabulated
 from nms_gym.recording.ceinms import read_ceinms_subject
+from nms_gym.recording.documents import read_toml
 
 
 def read_study(

@@ -79,7 +79,7 @@ def write_results(folder: Path, study: Study, outcome: Outcome, *, report: bool 
         trial.save(written[-1])
     if analysis is not None:
         written.append(folder / "posterior.npz")
-        save_people(written[-1], study.model, analysis.people)
+        save_people(written[-1], study.model, analysis.people, outcome.subject.params)
         if analysis.corrections is not None:
             written.append(folder / "discrepancy.npz")
             save_corrections(written[-1], analysis.corrections)

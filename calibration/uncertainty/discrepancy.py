@@ -35,7 +35,8 @@ from nms_gym.model.forward import NmsOutput
 from nms_gym.model.parameters import NmsParams
 from nms_gym.model.replay import Segment
 from nms_gym.model.structure import NmsModel
-from nms_gym.recording.storage import atomic_path, read_npz
+from nms_gym.recording.npz import names_of, number_of, read_npz, text_of
+from nms_gym.recording.storage import atomic_path
 
 FORMAT = "nms-gym-discrepancy"
 VERSION = 1
@@ -292,15 +293,22 @@ def load_corrections(path: str | os.PathLike[str], params: NmsParams) -> Correct
     Raises:
         InputError: not such a file, of another version, or its arrays do not fit together.
     """
+    head = read_npz(path, ("format", "version"))
+    kind = (text_of(head.get("format")), number_of(head.get("version")))
+    if kind != (FORMAT, VERSION):
+        raise InputError(f"{path}: format and version are {kind}; this program reads {(FORMAT, VERSION)}")
     stored = cast("dict[str, np.ndarray]", read_npz(path))
-    kind = (str(stored.get("format", "")), str(stored.get("version", "")))
-    if kind != (FORMAT, str(VERSION)):
-        raise InputError(f"{path}: format and version are {kind}; this program reads {(FORMAT, str(VERSION))}")
     missing = [name for name in (*(f.name for f in _FIELDS), "people") if name not in stored]
     if missing:
         raise InputError(f"{path}: lacks {listed(missing)}; calibrate again with a posterior")
-    texts = {name: tuple(str(x) for x in stored[name]) for name in ("coordinates", "inputs")}
-    (points, inputs), joints, people = np.shape(stored["points"]), len(texts["coordinates"]), stored["people"]
+    texts = {name: names_of(stored[name], f"{path}: {name}") for name in ("coordinates", "inputs")}
+    axes = {"points": 2, "people": 3, "dependent": 0}
+    wrong = [name for name, count in axes.items() if stored[name].ndim != count]
+    wrong += [n for n in _NUMBERS if stored[n].dtype.kind != "f"]
+    wrong += [n for n, kinds in (("rows", "iu"), ("recordings", "U")) if stored[n].dtype.kind not in kinds]
+    if wrong:
+        raise InputError(f"{path}: {listed(wrong)} of the wrong type or number of axes; calibrate again")
+    (points, inputs), joints, people = stored["points"].shape, len(texts["coordinates"]), stored["people"]
     shapes = {
         "inputs": (inputs,),
         "length": (inputs,),
@@ -311,9 +319,11 @@ def load_corrections(path: str | os.PathLike[str], params: NmsParams) -> Correct
         "rows": (points,),
     }
     wrong = [name for name, shape in shapes.items() if np.shape(stored[name]) != shape]
-    numbers = [stored[n] for n in ("length", "points", "errors", "sd", "noise", "dependent", "people")]
-    if wrong or people.shape[1:] != (points, joints) or not all(np.isfinite(x).all() for x in numbers):
-        raise InputError(f"{path}: {listed(wrong or ['people'])} not finite or of the wrong size; calibrate again")
+    wrong += [] if people.shape[1:] == (points, joints) else ["people"]
+    wrong += [n for n in _NUMBERS if not np.isfinite(stored[n]).all()]
+    wrong += [n for n in ("length", "sd", "noise") if (stored[n] < 0).any() or (n == "length" and not stored[n].all())]
+    if wrong:
+        raise InputError(f"{path}: {listed(wrong)} not finite, negative or of the wrong size; calibrate again")
     found = Discrepancy(
         coordinates=texts["coordinates"],
         inputs=texts["inputs"],
@@ -330,6 +340,7 @@ def load_corrections(path: str | os.PathLike[str], params: NmsParams) -> Correct
 
 
 _FIELDS = dataclasses.fields(Discrepancy)
+_NUMBERS = ("length", "points", "errors", "sd", "noise", "dependent", "people")
 
 
 def corrected_moments(

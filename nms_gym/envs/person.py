@@ -102,7 +102,7 @@ def load_person(options: PersonOptions) -> tuple[Subject, NmsParams | None]:
                 f"no posterior file {str(file)!r}; nms-gym calibrate writes posterior.npz beside subject.json (unless "
                 "--posterior 0), or give its path"
             )
-        people = load_people(file, person.model)
+        people = load_people(file, person.model, person.params)
     if options.tendon is not None:
         settings: Any = replace(person.model.settings, tendon=options.tendon)
         person = replace(person, model=replace(person.model, settings=settings))

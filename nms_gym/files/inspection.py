@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +9,20 @@ from typing import Any
 import numpy as np
 
 from nms_gym.anatomy import OsimModel
-from nms_gym.errors import InputError, listed
+from nms_gym.errors import InputError, listed, shown
 from nms_gym.files.model_file import PARAMETERS, read_model_file
+from nms_gym.files.posterior import FORMAT as POSTERIOR
+from nms_gym.files.posterior import OWNER, read_people
+from nms_gym.files.prediction import FORMAT as PREDICTION
 from nms_gym.files.prediction import load_quantities
 from nms_gym.files.subject import Subject, load_subject
-from nms_gym.model.parameters import KINDS, entries
+from nms_gym.model.parameters import KINDS, PARAMETER_KINDS, entries
+from nms_gym.recording.documents import read_json
 from nms_gym.recording.nmsm import read_osimx
+from nms_gym.recording.npz import read_npz, text_of
 from nms_gym.recording.osim import read_osim
 from nms_gym.recording.storage import Table, read_tables
+from nms_gym.recording.trial import FORMAT as TRIAL
 from nms_gym.recording.trial import load_trial
 
 Listing = tuple[str, Sequence[str], list[list[str]]]
@@ -133,26 +136,38 @@ def _remark(x: np.ndarray) -> str:
 
 
 def _npz(file: Path) -> list[Listing]:
-    """A trial, or the names of any other arrays, for ``[trials.arrays]`` of a study."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = [Path(n).stem for n in archive.namelist()]
-    except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(f"{file}: not a readable .npz file ({error}); copy or save it again") from error
-    if "quantities" in names:
-        return [_prediction(file)]
-    if "format" in names:
+    """A file of ours, or the names of any other arrays, for ``[trials.arrays]`` of a study."""
+    kind = text_of(read_npz(file, ("format",)).get("format"))
+    if kind == TRIAL:
         return _trial(file)
+    if kind == PREDICTION:
+        return [_prediction(file)]
+    if kind == POSTERIOR:
+        return _people(file)
     rows = []
-    with np.load(file, allow_pickle=False) as arrays:
-        for name in names:
-            try:
-                value = arrays[name]
-            except (ValueError, zlib.error, zipfile.BadZipFile) as error:
-                raise InputError(f"{file}: array {name!r} cannot be read ({error})") from error
-            text = listed(value.ravel().tolist(), 6) if value.dtype.kind == "U" else ""
-            rows.append([name, str(value.dtype), " x ".join(map(str, value.shape)) or "scalar", text])
-    return [(f"{file.name}: arrays, no trial file", ("name", "type", "shape", "text"), rows)]
+    for name, value in read_npz(file).items():
+        assert value is not None  # all are wanted
+        text = listed(value.ravel()[:7].tolist(), 6) if value.dtype.kind == "U" else ""
+        rows.append([name, str(value.dtype), " x ".join(map(str, value.shape)) or "scalar", text])
+    what = f"arrays of format {shown(kind)}" if kind else "arrays, no trial file"
+    return [(f"{file.name}: {what}", ("name", "type", "shape", "text"), rows)]
+
+
+def _people(file: Path) -> list[Listing]:
+    """People that fit the same data about as well: where each entry lies among them."""
+    stored = read_people(file)
+    rows, count = [], 0
+    for kind in (k for k in PARAMETER_KINDS if k in stored):
+        values, count = stored[kind], len(stored[kind])
+        for name, x in zip(stored[f"names of {kind}"], values.T, strict=True):
+            fine = x[np.isfinite(x)]
+            low, middle, high = np.quantile(fine, (0.05, 0.5, 0.95)) if len(fine) else (np.nan,) * 3
+            remark = f"{len(x) - len(fine)} of {len(x)} not finite" if len(fine) < len(x) else ""
+            rows.append([kind, str(name), f"{low:.5g}", f"{middle:.5g}", f"{high:.5g}", KINDS[kind].unit, remark])
+    owner = text_of(stored.get(OWNER))
+    whose = f"drawn for the subject {owner[:12]}" if owner else "it does not say whose"
+    header = ("kind", "name", "5 %", "median", "95 %", "unit", "")
+    return [(f"{file.name}: posterior, {count} people; {whose}", header, rows)]
 
 
 def _trial(file: Path) -> list[Listing]:
@@ -169,19 +184,13 @@ def _trial(file: Path) -> list[Listing]:
 
 def _prediction(file: Path) -> Listing:
     found = load_quantities(file)
-    rows = [
-        [q.name, q.unit, " x ".join(q.axes), f"{np.min(q.values):.5g}", f"{np.max(q.values):.5g}"]
-        for q in found.values.values()
-    ]
+    rows = [[q.name, q.unit, " x ".join(q.axes), *_range_of(q.values.ravel())[::2]] for q in found.values.values()]
     head = f"{found.trial}: prediction, {len(found.time)} times; muscles {listed(found.names['muscle'], 50)}"
     return head, ("quantity", "unit", "axes", "min", "max"), rows
 
 
 def _json(file: Path) -> list[Listing]:
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: not a JSON file: {error}") from error
+    document = read_json(file)
     kind = document.get("format") if isinstance(document, dict) else None
     if kind == "nms_gym.model":
         model = read_model_file(file)

@@ -21,10 +21,11 @@ from nms_gym.anatomy import MUSCLE_LIMITS, Multibody, OsimModel, moving_part, pa
 from nms_gym.errors import InputError, listed, near
 from nms_gym.files.muscle_points import check_points, points_from_json, points_to_json
 from nms_gym.files.skeleton import skeleton_from_json, skeleton_to_json
-from nms_gym.muscle.geometry import PolynomialPaths, SpanGroup, monomials, select_paths
+from nms_gym.muscle.geometry import PolynomialPaths, SpanGroup, select_paths
 from nms_gym.muscle.metabolics import DEFAULTS as METABOLIC_DEFAULTS
 from nms_gym.muscle.metabolics import LIMITS as METABOLIC_LIMITS
 from nms_gym.muscle.path_points import MusclePoints, points_from_osim
+from nms_gym.recording.documents import read_json
 from nms_gym.recording.storage import atomic_path
 
 FORMAT = "nms_gym.model"
@@ -252,7 +253,7 @@ def _check_paths(paths: PolynomialPaths, model: ModelFile, where: str) -> None:
             raise InputError(f"{where}: muscle {muscle!r} has {owners.count(index)} paths; it must have one")
     for group, array in zip(paths.groups, paths.coefficients, strict=True):
         array = np.asarray(array, dtype=float)
-        count = len(monomials(len(group.coordinates), group.degree))
+        count = math.comb(len(group.coordinates) + group.degree, group.degree)
         for row, index in zip(array, group.muscles, strict=True):
             muscle = paths.muscles[index]
             if row.shape != (count,):
@@ -355,12 +356,7 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
         InputError: no such file, not JSON, another format or a newer version, missing or inconsistent entries.
     """
     where = str(path)
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{where}: cannot read model file: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"{where}: not a JSON file: {error}") from error
+    document = read_json(path, "model file")
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         found = document.get("format") if isinstance(document, dict) else type(document).__name__
         raise InputError(f'{where}: not a model file: "format" is {found!r}, expected {FORMAT!r}')
@@ -391,7 +387,7 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
         )
     except KeyError as error:
         raise InputError(f"{where}: entry {error.args[0]!r} is missing") from error
-    except (TypeError, AttributeError, ValueError) as error:
+    except (TypeError, AttributeError, ValueError, IndexError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{where}: malformed entry: {error}") from error
@@ -425,7 +421,7 @@ def paths_from_json(
             raise InputError(f"{where}: degree of a path is {degree!r}; it must be a whole number, 0 to 20")
         groups.append(SpanGroup(tuple(_position(muscles, name, where, "muscle") for name in names), span, degree))
         rows = [np.array(item["coefficients"][name], dtype=float) for name in names]
-        count = len(monomials(len(span), degree))
+        count = math.comb(len(span) + degree, degree)
         for name, row in zip(names, rows, strict=True):
             if row.shape != (count,):
                 raise InputError(

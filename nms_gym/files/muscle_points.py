@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-import numpy as np
-
 from nms_gym.errors import InputError, near
 from nms_gym.muscle.path_points import MusclePoints, Point
+
+# m from the origin of a body; no body of anybody is so large, and millimetres are beyond it.
+FARTHEST = 10.0
 
 
 def points_to_json(points: MusclePoints) -> dict[str, list[list[Any]]]:
@@ -59,8 +60,9 @@ def check_points(points: MusclePoints, muscles: Collection[str], bodies: Collect
         for body, place in path:
             if bodies is not None and body != "ground" and body not in bodies:
                 raise InputError(f"{what}: the skeleton has no body {body!r}; {near(body, bodies)}")
-            numbers = [isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v) for v in place]
+            numbers = [isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) <= FARTHEST for v in place]
             if len(numbers) != 3 or not all(numbers):
                 raise InputError(
-                    f"{what}: a point in {body!r} is at {place!r:.60}; expected three finite numbers, in m"
+                    f"{what}: a point in {body!r} is at {place!r:.60}; expected three finite numbers, in m, within "
+                    f"{FARTHEST:g}"
                 )

@@ -15,7 +15,8 @@ import numpy as np
 
 from nms_gym.errors import InputError, listed
 from nms_gym.model.quantities import Quantities, Quantity
-from nms_gym.recording.storage import atomic_path, read_npz, write_table
+from nms_gym.recording.npz import names_of, number_of, read_npz, text_of
+from nms_gym.recording.storage import atomic_path, write_table
 
 FORMAT = "nms_gym.prediction"
 VERSION = 1
@@ -102,25 +103,35 @@ def load_quantities(path: str | os.PathLike[str]) -> Quantities:
     Raises:
         InputError: no such file, not a prediction, or of another version.
     """
+    head = read_npz(path, ("format", "version"))
+    found = (text_of(head.get("format")), number_of(head.get("version")))
+    if found != (FORMAT, VERSION):
+        raise InputError(f"{path}: format and version are {found}; this program reads {(FORMAT, VERSION)}")
     stored = cast("dict[str, np.ndarray]", read_npz(path))
-    found = (str(stored.get("format", "")), str(stored.get("version", "")))
-    if found != (FORMAT, str(VERSION)):
-        raise InputError(f"{path}: format and version are {found}; this program reads {(FORMAT, str(VERSION))}")
+    axes = {
+        key.removeprefix("names of "): names_of(array, f"{path}: {key!r}")
+        for key, array in stored.items()
+        if key.startswith("names of ")
+    }
     try:
-        values = {
-            str(name): Quantity(
-                str(name),
-                str(stored[f"unit of {name}"]),
-                tuple(str(axis) for axis in stored[f"axes of {name}"]),
-                stored[str(name)],
-            )
-            for name in stored["quantities"]
-        }
-        axes = {
-            key.removeprefix("names of "): tuple(str(n) for n in array)
-            for key, array in stored.items()
-            if key.startswith("names of ")
-        }
-        return Quantities(str(stored["trial"]), stored["time"], axes, values)
+        names = names_of(stored["quantities"], f"{path}: 'quantities'")
+        values = {name: _quantity(stored, name, axes, str(path)) for name in names}
+        time, trial = stored["time"], text_of(stored["trial"])
     except KeyError as error:
         raise InputError(f"{path}: {error.args[0]!r} is missing; predict again") from error
+    if time.dtype.kind != "f" or time.ndim != 1 or "muscle" not in axes:
+        raise InputError(f"{path}: it has no times or no names of muscles; predict again")
+    return Quantities(trial, time, axes, values)
+
+
+def _quantity(stored: dict[str, np.ndarray], name: str, names: dict[str, tuple[str, ...]], where: str) -> Quantity:
+    """One quantity, once its numbers fit the names of its axes."""
+    values, axes = stored[name], names_of(stored[f"axes of {name}"], f"{where}: axes of {name!r}")
+    sizes = {axis: len(given) for axis, given in names.items()} | {"time": len(np.atleast_1d(stored["time"]))}
+    expected = tuple(sizes.get(axis, -1) for axis in axes)
+    if values.dtype.kind != "f" or values.shape != expected:
+        raise InputError(
+            f"{where}: {name!r} has type {values.dtype} and shape {values.shape}; expected numbers along "
+            f"{listed(axes)}, {expected}; predict again"
+        )
+    return Quantity(name, text_of(stored[f"unit of {name}"]), axes, values)

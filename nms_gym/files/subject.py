@@ -33,6 +33,7 @@ from nms_gym.muscle.families import curves_from_record, curves_to_record
 from nms_gym.muscle.geometry import PolynomialPaths
 from nms_gym.muscle.metabolics import DEFAULTS as METABOLIC_DEFAULTS
 from nms_gym.muscle.path_points import MusclePoints
+from nms_gym.recording.documents import read_json
 from nms_gym.recording.storage import atomic_path, require_unique
 
 FORMAT = "nms_gym.subject"
@@ -407,18 +408,9 @@ def load_subject(path: str | os.PathLike[str]) -> Subject:
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    def refuse(constant: str) -> float:
-        raise InputError(
-            f"{path}: it holds {constant}, which is no number; correct the value or save the subject again"
-        )
-
-    file = Path(path)
-    if not file.is_file():
+    if not Path(path).exists():
         raise InputError(f"{path}: no such subject file")
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not a readable JSON file ({error})") from error
+    record = read_json(path, "subject file")
     found = record.get("format") if isinstance(record, dict) else None
     if found != FORMAT:
         raise InputError(

@@ -182,6 +182,14 @@ def default_of(model: NmsModel, kind: str) -> float | None:
     return model.settings.curves.defaults.get(kind, known_kind(kind).default)
 
 
+def limits_of(model: NmsModel, kind: str) -> tuple[float, float]:
+    """Lowest and highest value that an entry of a kind of parameter can have."""
+    low, high = known_kind(kind).limits
+    if kind == "electromechanical_delay":
+        high = model.settings.max_delay  # an older sample is not in the history
+    return low, high
+
+
 def has_effect(model: NmsModel, kind: str) -> bool:
     """Whether a kind of parameter does anything under the model's settings."""
     needs = known_kind(kind).needs
@@ -231,9 +239,7 @@ def make_params(model: NmsModel, values: Mapping[str, Any], dtype: Any = None) -
             raise InputError(f"{kind} has shape {array.shape}; expected ({len(names)},), one per {listed(names)}")
         if kind == "tendon_slack_length":
             array = _tendons(array, model)
-        low, high = known.limits
-        if kind == "electromechanical_delay":
-            high = model.settings.max_delay  # an older sample is not in the history
+        low, high = limits_of(model, kind)
         bad = ~((array >= low) & (array <= high))
         if bad.any():
             i = int(np.argmax(bad))

@@ -11,7 +11,8 @@ import numpy as np
 
 from nms_gym.errors import InputError, listed, near
 from nms_gym.recording.muscle_analysis import MuscleAnalysis
-from nms_gym.recording.storage import Table, read_npz, require_unique
+from nms_gym.recording.npz import names_of, read_npz
+from nms_gym.recording.storage import Table, require_unique
 from nms_gym.recording.trial import Trial, make_trial
 
 # What an array may be; "moment_coordinates" defaults to "coordinates" and "emg_time" to "time".
@@ -242,12 +243,7 @@ def _get(file: str, stored: Mapping[str, np.ndarray | None], role: str, key: str
 def _names(file: str, arrays: Mapping[str, np.ndarray], role: str) -> tuple[str, ...]:
     if role not in arrays:
         raise InputError(f"{file}: no key given for {role!r}, the names of an array that is given")
-    value = arrays[role]
-    if value.dtype.kind != "U" or value.ndim != 1:
-        raise InputError(
-            f"{file}: {role} has type {value.dtype} and shape {value.shape}; expected a row of names (text)"
-        )
-    names = tuple(str(name) for name in value)
+    names = names_of(arrays[role], f"{file}: {role}")
     require_unique(names, role, file)
     return names
 

@@ -20,6 +20,9 @@ from nms_gym.errors import InputError, near
 from nms_gym.recording.storage import require_unique
 from nms_gym.recording.xml import xml_integer, xml_numbers, xml_root, xml_text_or
 
+# Highest total degree; OpenSim fits up to 9.
+MOST_ORDER = 20
+
 
 class FunctionBasedPathWarning(UserWarning):
     """Function-based paths are to be checked against the geometry they were fitted to."""
@@ -99,7 +102,7 @@ def _polynomial(muscle: str, element: Element, file: str) -> PlainPolynomial:
     coefficients = np.array(xml_numbers(function, "coefficients", where))
     if dimension != len(coordinates):
         raise InputError(f"{where}: dimension is {dimension}, but it names {len(coordinates)} coordinates")
-    count = math.comb(dimension + order, order) if 0 <= order <= 20 else 0
+    count = math.comb(dimension + order, order) if 0 <= order <= MOST_ORDER else 0
     if len(coefficients) != count:
         raise InputError(
             f"{where}: {len(coefficients)} coefficients; dimension {dimension} and order {order} need {count}"

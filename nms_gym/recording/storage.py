@@ -11,9 +11,7 @@ import os
 import re
 import tempfile
 import warnings
-import zipfile
-import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -511,27 +509,3 @@ def write_table(
     body = ("\t".join(repr(float(value)) for value in (t, *row)) for t, row in zip(time, data, strict=True))
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join([*header, *body]) + "\n", encoding="utf-8")
-
-
-def read_npz(path: str | os.PathLike[str], wanted: Iterable[str] | None = None) -> dict[str, np.ndarray | None]:
-    """Arrays of an ``.npz`` file by name; None for those not ``wanted``, so that an error can list what there is.
-
-    Raises:
-        InputError: no such file, or not an archive of plain arrays (pickled objects are refused).
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"{file}: no such file")
-    chosen = None if wanted is None else set(wanted)
-    try:
-        # Opened here because NumPy keeps the handle of an archive that it cannot read.
-        with file.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise InputError(f"{file}: a single array; expected an .npz file with named arrays")
-            with archive:
-                return {name: archive[name] if chosen is None or name in chosen else None for name in archive.files}
-    except InputError:
-        raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{file}: not a readable .npz file without pickled objects ({error})") from error

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from nms_gym.errors import InputError, listed, near
+from nms_gym.errors import InputError, listed, near, shown
 from nms_gym.recording.muscle_analysis import MuscleAnalysis
+from nms_gym.recording.npz import names_of, number_of, read_npz, text_of
 from nms_gym.recording.sampling import SAME_TIME, low_pass, on_uniform_times, resample, sampling_step
-from nms_gym.recording.storage import TRANSLATION_ENDINGS, Table, atomic_path, read_npz, require_radians, require_unique
+from nms_gym.recording.storage import TRANSLATION_ENDINGS, Table, atomic_path, require_radians, require_unique
 
 FORMAT = "nms_gym.trial"
 VERSION = 1
@@ -220,19 +221,21 @@ def load_trial(path: str | os.PathLike[str]) -> Trial:
     Raises:
         InputError: file missing, not such a file, of a newer version, or its content fails the checks.
     """
-    arrays = read_npz(path)
-    if str(arrays.pop("format", "")) != FORMAT:
+    head = read_npz(path, ("format", "version"))
+    if text_of(head.get("format")) != FORMAT:
         raise InputError(f"{path}: not a trial file (no format {FORMAT!r}); make one with Trial.save")
-    version = arrays.pop("version", None)
-    if version is None or version.shape != () or version != VERSION:
-        raise InputError(f"{path}: trial file version {version}; this program reads version {VERSION}")
+    version = head.get("version")
+    if number_of(version) != VERSION:
+        found = version if version is None or version.size <= 1 else shown(version)
+        raise InputError(f"{path}: trial file version {found}; this program reads version {VERSION}")
+    arrays = read_npz(path, [entry.name for entry in dataclasses.fields(Trial)])
     values: dict[str, object] = {}
     for entry in dataclasses.fields(Trial):
         value = arrays.get(entry.name)
         if value is not None:
             try:
                 values[entry.name] = _field(entry.name, value)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 raise InputError(f"{path}: {entry.name} is malformed ({error}); save the trial again") from error
     missing = [e.name for e in dataclasses.fields(Trial) if e.name not in values and _required(e)]
     if missing:
@@ -243,16 +246,20 @@ def load_trial(path: str | os.PathLike[str]) -> Trial:
 def _field(name: str, value: np.ndarray) -> object:
     """A field of a trial from its stored array."""
     if name == "sources":
-        sources = json.loads(str(value))
-        if not isinstance(sources, dict):
-            raise ValueError(f"expected file names with hashes, found {sources!r}")
+        sources = json.loads(text_of(value))
+        if not isinstance(sources, dict) or not all(isinstance(text, str) for text in sources.values()):
+            raise ValueError(f"expected file names with hashes, found {shown(sources)}")
         return sources
     if name == "name":
+        if value.shape or value.dtype.kind != "U":
+            raise ValueError(f"expected a text, found {value.dtype} of shape {value.shape}")
         return str(value)
     if name == "synthetic":
+        if value.shape or value.dtype.kind != "b":
+            raise ValueError(f"expected true or false, found {value.dtype} of shape {value.shape}")
         return bool(value)
     if name in ("coordinates", "channels", "moment_coordinates", "muscles"):
-        return tuple(str(n) for n in value)
+        return names_of(value, "it")
     if value.dtype.kind not in "fiu" or value.ndim == 0:
         raise ValueError(f"expected numbers along time, found {value.dtype} of shape {value.shape}")
     return value

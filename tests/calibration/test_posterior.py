@@ -309,7 +309,7 @@ def test_people_travel_by_name(people, tmp_path):
     np.savez(tmp_path / "other.npz", a=1)
     with pytest.raises(InputError, match="format"):
         load_people(tmp_path / "other.npz", MODEL)
-    with pytest.raises(InputError, match="not a readable"):
+    with pytest.raises(InputError, match="no such file"):
         load_people(tmp_path / "none.npz", MODEL)
 
 

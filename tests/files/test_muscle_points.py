@@ -99,6 +99,8 @@ BAD = {
     "no point": ({"BRA": [["base", 0, 0], ["base", 0, 0, 0]]}, r"\[body, x, y, z\]"),
     "unknown body": ({"BRA": [["bas", 0, 0, 0], ["base", 0, 0, 1]]}, r"no body 'bas'.*did you mean 'base'"),
     "one point": ({"BRA": [["base", 0, 0, 0]]}, "two points or more"),
+    "null": ({"BRA": [["base", 0, 0, None], ["base", 0, 0, 0]]}, "three finite numbers"),
+    "millimetres": ({"BRA": [["base", 0, 0, 74], ["base", 0, 0, 0]]}, "in m, within 10"),
     "no number": ({"BRA": [["base", 0, 0, "x"], ["base", 0, 0, 0]]}, "three finite numbers"),
 }
 

@@ -234,7 +234,7 @@ def test_not_json(tmp_path):
     with pytest.raises(InputError, match="no such subject file"):
         load_subject(path)
     path.write_text('{"format": "nms_gym.sub')
-    with pytest.raises(InputError, match="not a readable JSON"):
+    with pytest.raises(InputError, match="not a JSON file"):
         load_subject(path)
     path.write_text("[]")
     with pytest.raises(InputError, match="format"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -114,3 +116,24 @@ def test_unusable_files_are_refused(tmp_path):
         read_function_based_paths(file)
     with pytest.raises(InputError, match="cannot read"):
         read_function_based_paths(tmp_path / "none.xml")
+
+
+@pytest.mark.parametrize(("dimension", "order"), [(1, 9), (2, 3), (4, 4), (30, 1), (70, 1), (12, 2)])
+def test_small_files_of_many_coordinates_need_little_memory(tmp_path, dimension, order):
+    """As many terms as there are coefficients, in the order of OpenSim: counting up with the last fastest."""
+    count = math.comb(dimension + order, order)
+    (tmp_path / "set.xml").write_text(
+        "<FunctionBasedPathSet><objects><FunctionBasedPath name='m'>"
+        f"<coordinate_paths>{' '.join(f'/jointset/j/c{i}' for i in range(dimension))}</coordinate_paths>"
+        "<length_function><MultivariatePolynomialFunction>"
+        f"<dimension>{dimension}</dimension><order>{order}</order>"
+        f"<coefficients>{' '.join(['0.1'] * count)}</coefficients>"
+        "</MultivariatePolynomialFunction></length_function></FunctionBasedPath></objects></FunctionBasedPathSet>"
+    )
+    (polynomial,) = read(tmp_path / "set.xml")
+    rows = polynomial.exponents
+    assert rows.shape == (count, dimension)
+    assert rows.sum(axis=1).max() == order
+    if dimension <= 4:
+        grid = np.indices((order + 1,) * dimension).reshape(dimension, -1).T
+        np.testing.assert_array_equal(rows, grid[grid.sum(axis=1) <= order])
