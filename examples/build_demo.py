@@ -185,7 +185,7 @@ def main() -> None:
     outcome = calibrate(study, posterior=64)
     assert outcome.analysis is not None
     save_subject(out / "subject.json", outcome.subject)
-    save_people(out / "posterior.npz", study.model, outcome.analysis.people)
+    save_people(out / "posterior.npz", study.model, outcome.analysis.people, outcome.subject.params)
     for name, trial in study.trials.items():
         trial.save(out / f"{name}.npz")
     for row in outcome.rows:

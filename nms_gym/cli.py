@@ -81,8 +81,13 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def _setup() -> None:
     """Use JAX's compilation cache: the second run of a study starts in a fraction of the time."""
     # Through the environment, which JAX reads when it is imported: no command pays for what it does not use.
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = os.environ.get("NMS_GYM_CACHE_DIR", str(Path(base) / "nms-gym" / "jax"))
+    folder = os.environ.get("NMS_GYM_CACHE_DIR")
+    if folder is None:
+        try:
+            base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+            folder = str(Path(base) / "nms-gym" / "jax")
+        except RuntimeError:  # a user without a home, as in a container: compiled anew each time
+            folder = ""
     # By machine, because XLA loads code that was compiled for another processor. It also compares tuning hints as if
     # they were processor features and warns at length about its own files, hence the log level; failures still raise.
     if folder:

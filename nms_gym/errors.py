@@ -17,11 +17,17 @@ class InputError(ValueError):
     """Input from outside (a file, a name, a number, a setting) cannot be used.
 
     The message names the file, column or muscle, the value found, what was allowed and what to do. The command
-    line turns it into one line on stderr and exit code 2. A message that repeats a huge value is cut.
+    line turns it into one line on stderr and exit code 2. A message that repeats a huge value is cut, and
+    it is a line: characters that cannot be printed are escaped.
     """
 
     def __init__(self, message: object = "") -> None:
-        text = re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda found: _cut(found[0], LONGEST_WORD), str(message))
+        text = _cut(str(message), 100 * LONGEST_MESSAGE)
+        text = re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda found: _cut(found[0], LONGEST_WORD), text)
+        text = _cut(text, LONGEST_MESSAGE)
+        if not text.isprintable():
+            # A line break or an escape code of a file would be taken for the program's own.
+            text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
         super().__init__(_cut(text, LONGEST_MESSAGE))
 
 

@@ -726,3 +726,27 @@ def test_calibrate_ceinms(tmp_path, data):
     assert found[1] < 0.15
     mine, start = (read_ceinms_subject(p) for p in (tmp_path / "mine.xml", folder / "uncalibrated.xml"))
     assert mine.muscle_names == start.muscle_names
+
+
+def test_a_user_without_a_home(tmp_path):
+    """As in a container that runs under a number nobody has."""
+    code = (
+        "import pathlib, sys\n"
+        "def home(): raise RuntimeError('Could not determine home directory.')\n"
+        "pathlib.Path.home = staticmethod(home)\n"
+        "from nms_gym.cli import main\n"
+        "sys.argv = ['nms-gym', 'inspect', sys.argv[1]]; main()"
+    )
+    (tmp_path / "a.csv").write_text("time,x\n0,1\n1,2\n")
+    unset = ("HOME", "XDG_CACHE_HOME", "NMS_GYM_CACHE_DIR")
+    environment = {key: value for key, value in os.environ.items() if key not in unset}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.csv")],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env=environment,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 rows" in done.stdout

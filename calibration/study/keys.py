@@ -12,7 +12,8 @@ from typing import Any
 from calibration.study.checks import is_kind, names_of
 from calibration.study.schema import REQUIRED, TABLES, Key
 from nms_gym._assets import asset_path
-from nms_gym.errors import InputError, near
+from nms_gym.errors import InputError, near, shown
+from nms_gym.recording.named_files import usable_name
 
 # What a key's value may be: whether it is, and what is taken from it.
 _VALUES: Mapping[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
@@ -81,14 +82,14 @@ def _value(where: str, key: Key, value: Any, default: Any) -> Any:
         return _numbers(where, key.name, value, default)
     fits, taken = _VALUES[key.kind]
     if not fits(value):
-        raise InputError(f"{where}: {key.name} is {value!r}; expected {_EXPECTED[key.kind]}")
+        raise InputError(f"{where}: {key.name} is {shown(value)}; expected {_EXPECTED[key.kind]}")
     return taken(value)
 
 
 def _numbers(where: str, name: str, value: Any, like: tuple[float, ...]) -> tuple[float, ...]:
     """As many numbers as the default has."""
     if not isinstance(value, list) or len(value) != len(like) or not all(is_kind(v, float) for v in value):
-        raise InputError(f"{where}: {name} is {value!r}; expected {len(like)} numbers, such as {list(like)}")
+        raise InputError(f"{where}: {name} is {shown(value)}; expected {len(like)} numbers, such as {list(like)}")
     return tuple(float(v) for v in value)
 
 
@@ -98,9 +99,19 @@ def study_path(path: str | os.PathLike[str]) -> Path:
     return asset_path(text.removeprefix("asset:")) if text.startswith("asset:") else Path(path)
 
 
+def _expanded(text: str, what: str) -> Path:
+    path = os.path.expandvars(text)
+    if not usable_name(path):
+        raise InputError(f"{what} is {shown(path)}; expected the path of a file or folder")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{what} is {text!r}: there is no such home folder; write the path out") from error
+
+
 @dataclass(frozen=True)
 class Folder:
-    """Paths of a study: relative to its file, with environment variables."""
+    """Paths of a study: relative to its file, with environment variables and ``~``."""
 
     base: Path
 
@@ -111,7 +122,7 @@ class Folder:
             raise InputError(
                 f"{what} is {text!r}: the environment variable {missing[0]} is not set; set it, or write the path out"
             )
-        path = self.base / os.path.expandvars(text)
+        path = self.base / _expanded(text, what)
         if must_exist and not path.exists():
             raise InputError(
                 f"{what}: no such file or folder: {path}; correct the path (it is relative to the study file)"

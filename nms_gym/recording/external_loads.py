@@ -22,6 +22,8 @@ from nms_gym.recording.xml import xml_root, xml_text_or
 # A point of application says nothing while its force is below this part of the largest: force plates compute it by
 # dividing by the force, and files hold hundreds of metres there.
 LOADED = 0.01
+# Beyond any force, moment or point of application, also of one that means nothing.
+MOST = 1e9
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,13 @@ def read_external_loads(path: str | Path, data: str | Path | None = None) -> Ext
         ]
         return np.stack(picked, axis=1)
 
+    for label, column in zip(table.labels, table.data.T, strict=True):
+        if np.nanmax(np.abs(column), initial=0.0) > MOST:
+            row = int(np.nanargmax(np.abs(column)))
+            raise InputError(
+                f"{table_path}: {label!r} is {column[row]:.6g} at time {table.time[row]:.6g} s; expected N, m or N·m, "
+                f"within {MOST:g}"
+            )
     force, point, torque = values(0), values(3), values(6)
     for n, element in enumerate(elements):
         what = f"{table_path}: load {element.get('name', '')!r}"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PureWindowsPath
 
 from nms_gym.errors import InputError, shown
 
-# No system has longer paths.
-LONGEST_PATH = 4096
+# No system has longer names of files and folders.
+LONGEST_NAME = 255
+
+
+def usable_name(name: str) -> bool:
+    """Whether a file can have this path at all."""
+    return bool(name) and "\x00" not in name and all(len(part) <= LONGEST_NAME for part in re.split(r"[\\/]", name))
 
 
 def named_file(source: Path, name: str) -> Path:
@@ -21,7 +27,7 @@ def named_file(source: Path, name: str) -> Path:
         InputError: no name at all, or none of a file.
     """
     name = name.strip()
-    if not name or len(name) > LONGEST_PATH or "\x00" in name:
+    if not usable_name(name):
         raise InputError(f"{source}: names a file {shown(name)}; give the name of one")
     plain = Path(name.replace("\\", "/"))
     bare = PureWindowsPath(name).name
@@ -30,6 +36,6 @@ def named_file(source: Path, name: str) -> Path:
         try:
             if bare and place.is_file():
                 return place
-        except OSError:  # a name that is too long for this system
-            continue
+        except OSError as error:  # longer than this system has, as a whole
+            raise InputError(f"{source}: names a file {shown(name)}: {error.strerror}") from error
     return source.parent / plain

@@ -226,7 +226,7 @@ def load_trial(path: str | os.PathLike[str]) -> Trial:
         raise InputError(f"{path}: not a trial file (no format {FORMAT!r}); make one with Trial.save")
     version = head.get("version")
     if number_of(version) != VERSION:
-        found = version if version is None or version.size <= 1 else shown(version)
+        found = version if version is None or not version.shape else f"of shape {version.shape}"
         raise InputError(f"{path}: trial file version {found}; this program reads version {VERSION}")
     arrays = read_npz(path, [entry.name for entry in dataclasses.fields(Trial)])
     values: dict[str, object] = {}
