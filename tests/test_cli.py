@@ -17,7 +17,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from helpers import REPOSITORY
+from helpers import REFERENCE, REPOSITORY
 from rich.console import Console
 
 from calibration.uncertainty.discrepancy import load_corrections
@@ -33,7 +33,7 @@ from nms_gym.muscle.geometry import lengths_and_moment_arms
 from nms_gym.muscle.paths import sample_paths
 from nms_gym.recording.ceinms import read_ceinms_subject
 from nms_gym.recording.osim import read_osim
-from nms_gym.recording.storage import read_table
+from nms_gym.recording.storage import read_table, write_table
 from nms_gym.recording.trial import load_trial
 
 OSIM = REPOSITORY / "tests" / "reference" / "geometry.osim"
@@ -486,6 +486,46 @@ def test_fit_paths_refuses(tmp_path, monkeypatch, options, expected):
     (tmp_path / "a.txt").write_text("")
     assert expected in refused("fit-paths", OSIM, *options)
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_fit_paths_takes_ranges_from_a_recording_and_leaves_out_what_it_cannot_fit(tmp_path):
+    text = (REFERENCE / "two_link.osim").read_text()
+    model = tmp_path / "model.osim"
+    model.write_text(text.replace("<optimal_fiber_length>0.10000000000000001<", "<optimal_fiber_length>1e-9<", 1))
+    time = np.linspace(0.0, 1.0, 51)
+    motion = tmp_path / "ik.mot"
+    knee = np.where(time > 0.8, 3.0, -0.6 + 0.5 * np.sin(6 * time))
+    write_table(motion, ["knee_flex"], time, np.degrees(knee[:, None] - 2 * np.pi), in_degrees=True)
+    output = tmp_path / "paths.json"
+    asked = ("fit-paths", model, "--coordinates", "knee_flex", "--motion", motion, "--end", "0.8", "-o", output)
+    ran = run(*asked)
+    assert ran.code == 0, ran
+    assert "left out: 'flexor'" in ran.out
+    assert "optimal_fiber_length of muscle 'flexor'" in ran.out
+    fitted = read_model_file(output)
+    assert fitted.muscles == ("biart",)
+    low, high = np.degrees(fitted.paths.domain)[0]
+    # What was reached, a tenth of it more, and the margin of every fit.
+    assert low == pytest.approx(np.degrees(-1.1 - 0.1) - 5, abs=0.5)
+    assert high == pytest.approx(np.degrees(-0.1 + 0.1) + 5, abs=0.5)
+    assert "--ranges and --motion both" in refused(*asked, "--ranges=-9:9")
+    assert "'flexor' (Millard2012EquilibriumMuscle) is 1e-09" in refused(*asked, "--muscles", "flexor")
+
+
+@pytest.mark.filterwarnings("always")
+def test_fit_paths_and_inspect_say_which_constraints_are_not_modelled(tmp_path):
+    text = (REFERENCE / "two_link.osim").read_text()
+    constraint = (
+        '<ConstraintSet name="constraintset"><objects><PointConstraint name="foot_on_step">'
+        "<socket_body_2>/bodyset/shank</socket_body_2></PointConstraint></objects></ConstraintSet>"
+    )
+    model = tmp_path / "model.osim"
+    model.write_text(text.replace("<length_units>", f"{constraint}<length_units>", 1))
+    ran = run("fit-paths", model, "--coordinates", "knee_flex", "-o", tmp_path / "paths.json")
+    assert ran.code == 0, ran
+    said = "constraint 'foot_on_step' (PointConstraint) is not modelled"
+    assert said in ran.err
+    assert said in run("inspect", model).out
 
 
 # --- refusals -----------------------------------------------------------

@@ -9,14 +9,14 @@ import sys
 import jax
 import numpy as np
 import pytest
-from helpers import load_arrays
+from helpers import REFERENCE, load_arrays
 
 from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
 from nms_gym.files.model_file import read_model_file
 from nms_gym.muscle.geometry import check_domain, lengths_and_moment_arms
 from nms_gym.muscle.opensim_sampler import opensim_sampler
-from nms_gym.muscle.path_fitting import direct_sampler, fit_paths, path_errors
+from nms_gym.muscle.path_fitting import contradictions, direct_sampler, fit_paths, only, path_errors
 from nms_gym.recording.osim import read_osim
 
 RANGES = np.radians([[-60.0, 60.0], [0.0, 120.0]])
@@ -66,6 +66,41 @@ def test_known_paths_are_recovered_with_their_spans():
     table = report.table()
     assert "hinge" in table
     assert "256" in table
+
+
+def test_moment_arms_that_contradict_the_lengths_are_refused():
+    def still(q):
+        """Lengths as if no joint moved, moment arms all the same: what a locked coordinate gives."""
+        lengths, arms = planar(q)
+        return np.repeat(lengths[:1], len(q), axis=0), arms
+
+    def wrong_sign(q):
+        lengths, arms = planar(q)
+        return lengths, -arms
+
+    for sampler in (still, wrong_sign):
+        found = contradictions(sampler, ("hinge", "straight"), COORDINATES, RANGES)
+        assert set(found) == {"hinge", "straight"}
+        assert "'hinge'" in found["hinge"]
+        assert "'knee'" in found["hinge"]
+        with pytest.raises(InputError, match="contradicts its sampled lengths"):
+            fit_paths(sampler, ("hinge", "straight"), COORDINATES, RANGES, samples=256, held_out=64)
+    assert contradictions(planar, ("hinge", "straight"), COORDINATES, RANGES) == {}
+    kept = only(planar, ("hinge", "straight"), ("straight",))
+    q = np.zeros((3, 2))
+    np.testing.assert_array_equal(kept(q)[0], planar(q)[0][:, 1:])
+    np.testing.assert_array_equal(kept(q)[1], planar(q)[1][:, :, 1:])
+
+
+def test_opensim_moves_coordinates_that_the_file_locks(tmp_path):
+    pytest.importorskip("opensim")
+    text = (REFERENCE / "multivariate_coupler.osim").read_text()
+    text = text.replace('<Coordinate name="knee_flex">', '<Coordinate name="knee_flex"><locked>true</locked>', 1)
+    model = tmp_path / "locked.osim"
+    model.write_text(text)
+    lengths, arms = opensim_sampler(model, ["flexor"], ["knee_flex"])(np.array([[-1.5], [-0.8], [0.0]]))
+    np.testing.assert_allclose(lengths[:, 0], [0.2761762, 0.3220753, 0.36], atol=1e-6)
+    np.testing.assert_allclose(arms[:, 0, 0], [-0.0645281, -0.0614490, -0.03], atol=1e-6)
 
 
 def test_report_measures_what_the_surface_gives():
