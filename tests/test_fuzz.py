@@ -280,7 +280,7 @@ VALUES: tuple[Any, ...] = (
     *([[]], [None], ["x", "x"], {"x": 1}, [1, 2, 3], [[[[1]]]]),
 )
 ARRAYS: tuple[Any, ...] = (
-    *(np.zeros(0), np.zeros((0, 3)), np.zeros((10**6, 0)), np.zeros((2,) * 20), np.arange(6)[:, None]),
+    *(np.zeros(0), np.zeros((0, 3)), np.zeros((10**6, 0)), np.zeros((2,) * 14), np.arange(6)[:, None]),
     *(np.full((3, 1), np.nan), np.full((6, 1), np.inf), np.full((6, 1), 1e300), np.zeros((6, 1), np.float16)),
     *(np.zeros((6, 1), ">f8"), np.array(1), np.array(-1.5), np.array(np.nan), np.array([2**63], np.uint64)),
     *(np.array("x"), np.array(["x", "y"]), np.array([["x"]]), np.array(["x" * 5000]), np.array(["\x00a"])),
