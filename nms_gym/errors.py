@@ -43,6 +43,11 @@ def shown(value: Any, limit: int = 60) -> str:
     return _cut(repr(value), limit)
 
 
+def seconds(time: float, digits: int = 6) -> str:
+    """A time in s: significant digits, and fractions of a second where a clock counts from 1970."""
+    return f"{time:.{digits}g}" if abs(time) < 1e5 else f"{time:.4f}"
+
+
 def listed(names: Iterable[str], limit: int = 12) -> str:
     """Names for an error message: quoted, comma separated, cut after ``limit``; long names are cut too."""
     names = list(names)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from calibration.study.checks import is_kind
-from nms_gym.errors import InputError, listed
+from nms_gym.errors import InputError, listed, seconds
 from nms_gym.excitation.amplitude import Conditioning
 from nms_gym.excitation.emg import AMPLITUDES, emg_conditioning, process_emg, remove_baseline
 from nms_gym.recording.storage import Table
@@ -217,8 +217,8 @@ def _each(table: Table, windows: Times, what: str) -> list[np.ndarray]:
         use = _inside(table.time, None if window is None else (window,))
         if not use.any():
             raise InputError(
-                f"{what}: window {window} of {table.path} holds no sample; the EMG is from {table.time[0]:g} to "
-                f"{table.time[-1]:g} s"
+                f"{what}: window {window} of {table.path} holds no sample; the EMG is from {seconds(table.time[0])} to "
+                f"{seconds(table.time[-1])} s"
             )
         found.append(use)
     return found
@@ -264,7 +264,9 @@ def _check_envelope(table: Table, clip: bool) -> None:
     for name, x in zip(table.labels, table.data.T, strict=True):
         if not np.isfinite(x).all():
             at = table.time[int(np.argmax(~np.isfinite(x)))]
-            raise InputError(f"{table.path}: EMG channel {name!r} has no finite value at time {at:.6g} s; fill the gap")
+            raise InputError(
+                f"{table.path}: EMG channel {name!r} has no finite value at time {seconds(at)} s; fill the gap"
+            )
         if x.min() >= -UNDERSHOOT * np.abs(x).max():
             continue
         below = f"{table.path}: EMG channel {name!r} goes down to {x.min():.4g}; an envelope is not negative"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from calibration.study.emg import Times
-from nms_gym.errors import InputError, near
+from nms_gym.errors import InputError, near, seconds
 from nms_gym.model.structure import NmsModel
 from nms_gym.recording.arrays import Recording
 from nms_gym.recording.storage import Table
@@ -176,7 +176,9 @@ def _require_apart(train: Window, held_out: Window, where: str) -> None:
     same = a.name == b.name or (a.sources and a.sources == b.sources)
     if same and min(train.stop, held_out.stop) - max(train.start, held_out.start) > 1e-9:
         raise InputError(
-            f"{where}: training window {train.start:g} to {train.stop:g} s of {a.name!r} and held-out window "
-            f"{held_out.start:g} to {held_out.stop:g} s of {b.name!r} overlap; what the fit saw cannot validate it: "
+            f"{where}: training window {seconds(train.start)} to {seconds(train.stop)} s of "
+            f"{a.name!r} and held-out window "
+            f"{seconds(held_out.start)} to {seconds(held_out.stop)} s of {b.name!r} overlap; what the "
+            "fit saw cannot validate it: "
             "move one of them"
         )

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.signal import butter, iirnotch, sosfilt, sosfilt_zi, sosfiltfilt, tf2sos
 
-from nms_gym.errors import InputError, listed, near
+from nms_gym.errors import InputError, listed, near, seconds
 from nms_gym.excitation.amplitude import (
     Conditioning,
     estimate,
@@ -338,7 +338,7 @@ def _check_raw(time: np.ndarray, raw: np.ndarray, channels: Sequence[str], where
     if not np.isfinite(values).all():
         row, column = (int(i[0]) for i in np.nonzero(~np.isfinite(values)))
         raise InputError(
-            f"{where}: channel {channels[column]!r} is {values[row, column]} at time {time[row]:.6g} s (row"
+            f"{where}: channel {channels[column]!r} is {values[row, column]} at time {seconds(time[row])} s (row"
             f" {row + 1}); a filter spreads one such sample over the record: cut the trial or fill the gap"
         )
     return float((time[-1] - time[0]) / (len(time) - 1)), values
@@ -400,7 +400,7 @@ def _check_channels(time: np.ndarray, values: np.ndarray, channels: Sequence[str
                 first = time[int(np.argmax(runs))]
                 warnings.warn(
                     f"{where}: channel {name!r} is saturated: {int(at_limit.sum())} samples sit at"
-                    f" {extreme:.6g}, first at {first:.6g} s; its envelope is too low there",
+                    f" {extreme:.6g}, first at {seconds(first)} s; its envelope is too low there",
                     SaturationWarning,
                     stacklevel=3,
                 )

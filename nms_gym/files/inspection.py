@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nms_gym.anatomy import OsimModel
-from nms_gym.errors import InputError, listed, shown
+from nms_gym.errors import InputError, listed, seconds, shown
 from nms_gym.files.model_file import PARAMETERS, read_model_file
 from nms_gym.files.posterior import FORMAT as POSTERIOR
 from nms_gym.files.posterior import OWNER, read_people
@@ -109,7 +109,7 @@ def _osimx(file: Path) -> Listing:
 def _columns(title: str, table: Table) -> Listing:
     step = np.median(np.diff(table.time)) if len(table.time) > 1 else float("nan")
     head = (
-        f"{title}: {len(table.time)} rows, {table.time[0]:g} to {table.time[-1]:g} s, step {step:.6g} s"
+        f"{title}: {len(table.time)} rows, {seconds(table.time[0])} to {seconds(table.time[-1])} s, step {step:.6g} s"
         f"{', degrees' if table.in_degrees else ''}"
     )
     units = table.units or [""] * len(table.labels)

@@ -16,7 +16,7 @@ from jax import Array
 from scipy.interpolate import PchipInterpolator
 
 from nms_gym._pytree import Leaf, pytree, static
-from nms_gym.errors import InputError, listed
+from nms_gym.errors import InputError, listed, seconds
 from nms_gym.excitation import activation as act
 from nms_gym.model.condition import HEALTHY, Condition
 from nms_gym.model.forward import Kinematics, NmsOutput, NmsState, excited_step, initial_state, muscle_excitation
@@ -222,14 +222,15 @@ def make_segment(
     tolerance = 0.51 * dt
     if not (first - tolerance <= begin < end <= last + tolerance):
         raise InputError(
-            f"trial {trial.name!r}: window {begin:g} to {end:g} s is empty or not inside the recording's "
-            f"{first:g} to {last:g} s; choose start < stop within it"
+            f"trial {trial.name!r}: window {seconds(begin)} to {seconds(end)} s is empty or not inside the recording's "
+            f"{seconds(first)} to {seconds(last)} s; choose start < stop within it"
         )
     i0 = int(np.clip(round((begin - first) / dt), 0, len(trial.time) - 1))
     i1 = int(np.clip(round((end - first) / dt), 0, len(trial.time) - 1))
     if i1 - i0 < 4:
         raise InputError(
-            f"trial {trial.name!r}: window {begin:g} to {end:g} s holds {i1 - i0 + 1} samples of {dt:g} s; "
+            f"trial {trial.name!r}: window {seconds(begin)} to {seconds(end)} s holds {i1 - i0 + 1} "
+            f"samples of {dt:g} s; "
             "at least 5 are needed: widen it"
         )
     settling = max(math.ceil(lead_in / dt - 1e-9), 0)
@@ -369,7 +370,8 @@ def channels_at(model: NmsModel, trial: Trial, times: np.ndarray, names: Sequenc
     step = float(times[1] - times[0])
     if times[-1] > trial.emg_time[-1] + 0.51 * step:
         raise InputError(
-            f"trial {trial.name!r}: EMG ends at {trial.emg_time[-1]:g} s, before the motion's {times[-1]:g} s; "
+            f"trial {trial.name!r}: EMG ends at {seconds(trial.emg_time[-1])} s, before the motion's "
+            f"{seconds(times[-1])} s; "
             "shorten the window or supply longer EMG"
         )
     inside = np.clip(times, trial.emg_time[0], trial.emg_time[-1])

@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from scipy.interpolate import make_interp_spline
 
-from nms_gym.errors import InputError, listed, near
+from nms_gym.errors import InputError, listed, near, seconds
 from nms_gym.recording.named_files import named_file
 from nms_gym.recording.sampling import SAME_TIME, low_pass, on_uniform_times, sampling_step
 from nms_gym.recording.storage import read_labels, read_table
@@ -76,8 +76,8 @@ class ExternalLoads:
         slack = SAME_TIME * step
         if time[0] < self.time[0] - slack or time[-1] > self.time[-1] + slack:
             raise InputError(
-                f"{self.path}: covers {self.time[0]:.6g} to {self.time[-1]:.6g} s, but loads are needed from "
-                f"{time[0]:.6g} to {time[-1]:.6g} s; choose a time window inside"
+                f"{self.path}: covers {seconds(self.time[0])} to {seconds(self.time[-1])} s, but loads are needed from "
+                f"{seconds(time[0])} to {seconds(time[-1])} s; choose a time window inside"
             )
         shape = (len(time), len(self.bodies), 3)
         wrench = np.concatenate([self.force, np.cross(self.point, self.force) + self.torque], axis=2)
@@ -143,7 +143,8 @@ def read_external_loads(path: str | Path, data: str | Path | None = None) -> Ext
         if np.nanmax(np.abs(column), initial=0.0) > MOST:
             row = int(np.nanargmax(np.abs(column)))
             raise InputError(
-                f"{table_path}: {label!r} is {column[row]:.6g} at time {table.time[row]:.6g} s; expected N, m or N·m, "
+                f"{table_path}: {label!r} is {column[row]:.6g} at time {seconds(table.time[row])} s; "
+                "expected N, m or N·m, "
                 f"within {MOST:g}"
             )
     force, point, torque = values(0), values(3), values(6)
@@ -169,7 +170,8 @@ def _fill_unloaded(what: str, time: np.ndarray, force: np.ndarray, point: np.nda
         if bad.size:
             row = int(bad[0])
             raise InputError(
-                f"{what}: the {name} is no number at {time[row]:.6g} s, where the force is {size[row]:.6g} N; that is "
+                f"{what}: the {name} is no number at {seconds(time[row])} s, where the force is "
+                f"{size[row]:.6g} N; that is "
                 f"possible below {LOADED:.0%} of its largest ({size.max():.6g} N) only; fill the gap or cut the rows"
             )
         for k in range(3):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nms_gym.errors import InputError, listed, near
+from nms_gym.errors import InputError, listed, near, seconds
 from nms_gym.recording.storage import Table, read_labels, read_table
 
 SUFFIXES = (".sto", ".mot", ".csv")
@@ -143,8 +143,8 @@ def _same_time(table: Table, reference: Table) -> Table:
     same = table.time.shape == reference.time.shape
     if not same or np.abs(table.time - reference.time).max() > 1e-4:
         raise InputError(
-            f"{table.path}: {len(table.time)} rows from {table.time[0]:.6g} to {table.time[-1]:.6g} s, but"
-            f" {reference.path} has {len(reference.time)} from {reference.time[0]:.6g} to"
-            f" {reference.time[-1]:.6g} s; write both in one analysis"
+            f"{table.path}: {len(table.time)} rows from {seconds(table.time[0])} to {seconds(table.time[-1])} s, but"
+            f" {reference.path} has {len(reference.time)} from {seconds(reference.time[0])} to"
+            f" {seconds(reference.time[-1])} s; write both in one analysis"
         )
     return table

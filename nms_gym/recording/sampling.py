@@ -6,7 +6,7 @@ import numpy as np
 from scipy.interpolate import make_interp_spline
 from scipy.signal import butter, sosfiltfilt
 
-from nms_gym.errors import InputError
+from nms_gym.errors import InputError, seconds
 
 # Times agree when they differ by less than this part of a sampling step: files round their times.
 SAME_TIME = 1e-3
@@ -28,8 +28,8 @@ def sampling_step(time: np.ndarray, where: str) -> float:
     if (steps <= 0).any():
         i = _first(steps <= 0)
         raise InputError(
-            f"{where}: time runs backwards or repeats at sample {i + 1}: {time[i]:.9g} s, then"
-            f" {time[i + 1]:.9g} s; expected strictly increasing times"
+            f"{where}: time runs backwards or repeats at sample {i + 1}: {seconds(time[i], 9)} s, then"
+            f" {seconds(time[i + 1], 9)} s; expected strictly increasing times"
         )
     step = float(np.median(steps))
     if step > 0.5:
@@ -37,7 +37,7 @@ def sampling_step(time: np.ndarray, where: str) -> float:
     widest = int(np.argmax(steps))
     if steps[widest] > max(3 * step, 0.05):
         raise InputError(
-            f"{where}: nothing was recorded from {time[widest]:.6g} to {time[widest + 1]:.6g} s (the usual"
+            f"{where}: nothing was recorded from {seconds(time[widest])} to {seconds(time[widest + 1])} s (the usual"
             f" step is {step:.6g} s); cut the trial there or fill the gap"
         )
     return step
@@ -107,7 +107,8 @@ def resample(
     even, data, step = on_uniform_times(np.asarray(time, dtype=np.float64), np.asarray(data, dtype=np.float64), where)
     if grid[0] < even[0] - step or grid[-1] > even[-1] + step:
         raise InputError(
-            f"{where}: covers {even[0]:.6g} to {even[-1]:.6g} s, but {grid[0]:.6g} to {grid[-1]:.6g} s is needed"
+            f"{where}: covers {seconds(even[0])} to {seconds(even[-1])} s, but {seconds(grid[0])} to "
+            f"{seconds(grid[-1])} s is needed"
         )
     new_step = (grid[-1] - grid[0]) / (len(grid) - 1) if len(grid) > 1 else step
     if new_step > 1.5 * step:

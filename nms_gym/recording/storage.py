@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nms_gym.errors import InputError, listed, near, shown
+from nms_gym.errors import InputError, listed, near, seconds, shown
 from nms_gym.recording.delimited import GAPS, Block, read_blocks, without_unit
 
 # Endings of OpenSim's path-style labels; "value" is the coordinate itself and wins for a bare name.
@@ -259,7 +259,8 @@ def _without_repeats(
         dropped = [lines[int(i)] for i in np.flatnonzero(same)]
         text = ", ".join(map(str, dropped[:6])) + (f" and {len(dropped) - 6} more" if len(dropped) > 6 else "")
         warnings.warn(
-            f"{file}: line {text} repeats time and numbers of the line before ({time[same][0]:.9g} s); left out",
+            f"{file}: line {text} repeats time and numbers of the line before "
+            f"({seconds(time[same][0], 9)} s); left out",
             TableWarning,
             stacklevel=4,
         )
@@ -311,7 +312,7 @@ def _numbers(
             except ValueError:
                 values[n, k] = math.inf
             if not math.isfinite(values[n, k]) and not (gap and label in may_lack):
-                at = "" if time is None or n >= len(time) else f" (time {time[n]:.6g} s)"
+                at = "" if time is None or n >= len(time) else f" (time {seconds(time[n])} s)"
                 raise InputError(
                     f"{file}: line {block.lines[n]}{at}, column {shown(label)}: found {shown(row[i])}, expected a"
                     " finite number; fill the gap, cut the row or leave the column out"
@@ -325,7 +326,8 @@ def _check_time(time: np.ndarray, file: str, line_numbers: Sequence[int]) -> Non
         i = int(bad[0])
         what = "repeats" if time[i + 1] == time[i] else "runs backwards"
         raise InputError(
-            f"{file}: time {what}: {time[i]:.9g} s in line {line_numbers[i]}, then {time[i + 1]:.9g} s in"
+            f"{file}: time {what}: {seconds(time[i], 9)} s in line {line_numbers[i]}, then "
+            f"{seconds(time[i + 1], 9)} s in"
             f" line {line_numbers[i + 1]}; expected strictly increasing times; remove or reorder these rows"
         )
 
@@ -393,7 +395,7 @@ def require_radians(
         worst = int(np.argmax(np.abs(q[:, i])))
         if abs(q[worst, i]) > 2 * math.pi:
             raise InputError(
-                f"{path}: column {names[i]!r} holds {q[worst, i]:.6g} at time {time[worst]:.6g} s (range"
+                f"{path}: column {names[i]!r} holds {q[worst, i]:.6g} at time {seconds(time[worst])} s (range"
                 f" {q[:, i].min():.4g} to {q[:, i].max():.4g}), but {why}; an angle in radians stays within"
                 " +-6.28, so these look like degrees: write inDegrees=yes in the header, or convert them"
             )

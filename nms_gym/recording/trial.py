@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nms_gym.errors import InputError, listed, near, shown
+from nms_gym.errors import InputError, listed, near, seconds, shown
 from nms_gym.recording.muscle_analysis import MuscleAnalysis
 from nms_gym.recording.npz import names_of, number_of, read_npz, text_of
 from nms_gym.recording.sampling import SAME_TIME, low_pass, on_uniform_times, resample, sampling_step
@@ -110,13 +110,13 @@ class Trial:
         inside = np.flatnonzero((self.time >= start - slack) & (self.time <= stop + slack))
         if len(inside) < 2:
             raise InputError(
-                f"trial {self.name!r}: the window {start:g} to {stop:g} s holds {len(inside)} samples;"
-                f" expected at least 2 within {self.time[0]:.6g} to {self.time[-1]:.6g} s"
+                f"trial {self.name!r}: the window {seconds(start)} to {seconds(stop)} s holds {len(inside)} samples;"
+                f" expected at least 2 within {seconds(self.time[0])} to {seconds(self.time[-1])} s"
             )
         if start < self.time[0] - self.dt or stop > self.time[-1] + self.dt:
             raise InputError(
-                f"trial {self.name!r}: the window {start:g} to {stop:g} s reaches beyond the recording,"
-                f" {self.time[0]:.6g} to {self.time[-1]:.6g} s"
+                f"trial {self.name!r}: the window {seconds(start)} to {seconds(stop)} s reaches beyond the recording,"
+                f" {seconds(self.time[0])} to {seconds(self.time[-1])} s"
             )
         rows = slice(int(inside[0]), int(inside[-1]) + 1)
         motion = {
@@ -327,7 +327,7 @@ def make_trial(
     grid_step = step if dt is None else dt
     if not grid_step > 0 or stop - times[first] < grid_step:
         raise InputError(
-            f"trial {name!r}: {start:.6g} to {stop:.6g} s holds fewer than two steps of {grid_step!r} s;"
+            f"trial {name!r}: {seconds(start)} to {seconds(stop)} s holds fewer than two steps of {grid_step!r} s;"
             " choose a positive dt shorter than the trial"
         )
     grid = times[first] + grid_step * np.arange(int((stop - times[first]) / grid_step + SAME_TIME) + 1)
@@ -447,14 +447,16 @@ def _common_span(spans: Sequence[tuple[str, float, float, float]], *, trim: bool
     for path, begin, end, other in spans[1:]:
         if begin >= last or end <= first:
             raise InputError(
-                f"{path} covers {begin:.6g} to {end:.6g} s and {kinematics} {first:.6g} to {last:.6g} s:"
+                f"{path} covers {seconds(begin)} to {seconds(end)} s and {kinematics} "
+                f"{seconds(first)} to {seconds(last)} s:"
                 " they do not"
                 " overlap; do they belong to the same trial, and does time start at the same event?"
             )
         late, short = max(0.0, begin - first), max(0.0, last - end)
         if not trim and max(late, short) > 0.5 * max(step, other) + SAME_TIME * step:
             raise InputError(
-                f"{path} covers {begin:.6g} to {end:.6g} s, but {kinematics} {first:.6g} to {last:.6g} s:"
+                f"{path} covers {seconds(begin)} to {seconds(end)} s, but {kinematics} "
+                f"{seconds(first)} to {seconds(last)} s:"
                 f" {late:.6g} s are missing at the start and {short:.6g} s at the end; trim the trial"
                 " (trim = true) or supply the rest"
             )
@@ -469,7 +471,8 @@ def _emg_span(emg: Table, kinematics: str, start: float, stop: float, *, trim: b
     step = sampling_step(emg.time, emg.path)
     if begin >= stop or end <= start:
         raise InputError(
-            f"{emg.path} covers {begin:.6g} to {end:.6g} s and {kinematics} {start:.6g} to {stop:.6g} s:"
+            f"{emg.path} covers {seconds(begin)} to {seconds(end)} s and {kinematics} "
+            f"{seconds(start)} to {seconds(stop)} s:"
             " EMG and motion do not overlap; do they belong to the same trial?"
         )
     if trim:
@@ -477,8 +480,8 @@ def _emg_span(emg: Table, kinematics: str, start: float, stop: float, *, trim: b
     late, short = max(0.0, begin - start), max(0.0, stop - end)
     if max(late, short) > step * (1 + SAME_TIME):
         raise InputError(
-            f"{emg.path}: EMG covers {begin:.6g} to {end:.6g} s and is shorter than the motion ({kinematics},"
-            f" {start:.6g} to {stop:.6g} s): {late:.6g} s are missing at the start and {short:.6g} s at"
+            f"{emg.path}: EMG covers {seconds(begin)} to {seconds(end)} s and is shorter than the motion ({kinematics},"
+            f" {seconds(start)} to {seconds(stop)} s): {late:.6g} s are missing at the start and {short:.6g} s at"
             " the end; trim the trial (trim = true) or supply the rest"
         )
     return start, stop
@@ -527,7 +530,7 @@ def _emg(table: Table, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if lowest[i] < -UNDERSHOOT * highest[i]:
             row = int(np.argmin(values[:, i]))
             raise InputError(
-                f"{table.path}: EMG channel {name!r} is {lowest[i]:.6g} at time {table.time[row]:.6g} s"
+                f"{table.path}: EMG channel {name!r} is {lowest[i]:.6g} at time {seconds(table.time[row])} s"
                 " (its largest"
                 f" magnitude is {highest[i]:.6g}); an envelope is not negative: this looks unrectified;"
                 " process it (process_emg) first"
@@ -537,8 +540,9 @@ def _emg(table: Table, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     grid, values, step = on_uniform_times(np.asarray(table.time, dtype=np.float64), values, table.path)
     if grid[0] > time[0] + step * (1 + SAME_TIME) or grid[-1] < time[-1] - step * (1 + SAME_TIME):
         raise InputError(
-            f"{table.path}: EMG covers {grid[0]:.6g} to {grid[-1]:.6g} s, but the motion {time[0]:.6g} to"
-            f" {time[-1]:.6g} s; trim the trial (trim = true) or supply the rest"
+            f"{table.path}: EMG covers {seconds(grid[0])} to {seconds(grid[-1])} s, but the motion "
+            f"{seconds(time[0])} to"
+            f" {seconds(time[-1])} s; trim the trial (trim = true) or supply the rest"
         )
     last = int(np.searchsorted(grid, time[-1])) + EMG_AFTER
     return grid[:last], np.maximum(values[:last], 0.0)
@@ -582,7 +586,7 @@ def _require_finite(where: str, time: np.ndarray, names: Sequence[str], values: 
         return
     row, column = (int(i[0]) for i in np.nonzero(~np.isfinite(values)))
     raise InputError(
-        f"{where}: {names[column]!r} is {values[row, column]} at time {time[row]:.6g} s (row {row + 1});"
+        f"{where}: {names[column]!r} is {values[row, column]} at time {seconds(time[row])} s (row {row + 1});"
         " expected a finite number; fill the gap or cut the trial"
     )
 
@@ -603,6 +607,6 @@ def _require_range(
     row, column = (int(i[0]) for i in np.nonzero(outside))
     limits = f"above 0 and up to {high:g}" if 0 < low < 1e-300 else f"{low:g} to {high:g}"
     raise InputError(
-        f"{where}: {names[column]!r} is {values[row, column]:.6g} at time {time[row]:.6g} s; expected {what},"
+        f"{where}: {names[column]!r} is {values[row, column]:.6g} at time {seconds(time[row])} s; expected {what},"
         f" {limits}; {advice}"
     )

@@ -25,7 +25,7 @@ from scipy.interpolate import make_interp_spline
 from scipy.signal import butter, lfilter, lfiltic
 
 from nms_gym.anatomy import Multibody, moving_part, warn_not_modelled
-from nms_gym.errors import InputError, listed
+from nms_gym.errors import InputError, listed, seconds
 from nms_gym.recording.external_loads import ExternalLoads
 from nms_gym.recording.sampling import SAME_TIME, on_uniform_times, without_full_turns
 from nms_gym.recording.storage import coordinate_name, read_coordinates, read_labels, read_moments, write_table
@@ -60,8 +60,9 @@ class Motion:
         rows = (self.time >= first - slack) & (self.time <= last + slack)
         if rows.sum() < 2:
             raise InputError(
-                f"{self.path}: {rows.sum()} samples from {first:g} to {last:g} s; at least 2 are needed, and the "
-                f"recording has {self.time[0]:.6g} to {self.time[-1]:.6g} s"
+                f"{self.path}: {rows.sum()} samples from {seconds(first)} to {seconds(last)} s; at "
+                "least 2 are needed, and the "
+                f"recording has {seconds(self.time[0])} to {seconds(self.time[-1])} s"
             )
         return replace(self, time=self.time[rows], q=self.q[rows], qd=self.qd[rows], qdd=self.qdd[rows])
 
@@ -139,8 +140,9 @@ def recorded_poses(
     rows = (table.time >= first - 1e-9) & (table.time <= last + 1e-9)
     if not rows.any():
         raise InputError(
-            f"{path}: no samples from {first:g} to {last:g} s; the recording has {table.time[0]:.6g} to "
-            f"{table.time[-1]:.6g} s"
+            f"{path}: no samples from {seconds(first)} to {seconds(last)} s; the recording has "
+            f"{seconds(table.time[0])} to "
+            f"{seconds(table.time[-1])} s"
         )
     poses = table.data[rows].copy()
     angles = [k for k, name in enumerate(coordinates) if name not in lengths]
@@ -260,8 +262,8 @@ def agreement(moments: JointMoments, reference: str | Path) -> list[Agreement]:
     rows = (table.time >= time[0] - slack) & (table.time <= time[-1] + slack)
     if rows.sum() < 2:
         raise InputError(
-            f"{reference}: covers {table.time[0]:.6g} to {table.time[-1]:.6g} s, which does not meet "
-            f"{time[0]:.6g} to {time[-1]:.6g} s"
+            f"{reference}: covers {seconds(table.time[0])} to {seconds(table.time[-1])} s, which does not meet "
+            f"{seconds(time[0])} to {seconds(time[-1])} s"
         )
     spline = make_interp_spline(time, moments.moments, k=3 if len(time) > 3 else 1, axis=0)
     expected = table.data[rows]

@@ -524,3 +524,16 @@ def test_files_that_are_no_archive(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros(3))
     with pytest.raises(InputError, match="single array"):
         read_arrays(tmp_path / "a.npy", KEYS)
+
+
+def test_times_since_1970_can_be_told_apart(tmp_path):
+    """Their first ten digits are equal for half a minute."""
+    now = 1_700_000_000.0
+    values = {name: part for name, part in parts().items() if name in ("kinematics", "emg")}
+    values["kinematics"] = dataclasses.replace(values["kinematics"], time=values["kinematics"].time + now)
+    values["emg"] = dataclasses.replace(values["emg"], time=values["emg"].time + now + 500.0)
+    with pytest.raises(InputError, match=r"1700000499\.7500 to 1700000502\.\d{4} s and .* 1700000000\.0000"):
+        make_trial("t", **values)
+    (tmp_path / "a.csv").write_text("time,x\n1700000000.125,1\n1700000000.124,2\n")
+    with pytest.raises(InputError, match=r"runs backwards: 1700000000\.1250 s in line 2, then 1700000000\.1240 s"):
+        read_table(tmp_path / "a.csv")
