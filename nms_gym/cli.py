@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 import time
 import warnings
@@ -74,6 +75,13 @@ def main() -> None:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    damaged = re.match(r"Error reading persistent compilation cache entry for '([\w.<>-]+)'", str(message))
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if damaged and folder:
+        # A killed process left half a file. JAX compiles anew but keeps what there is, and would say so for ever.
+        for path in Path(folder).glob(f"{damaged[1]}-*-cache"):
+            path.unlink(missing_ok=True)
+        message = f"a damaged file of the compilation cache in {folder} is replaced ({damaged[1]})"
     print(f"nms-gym: warning: {message}", file=sys.stderr)
 
 

@@ -671,6 +671,19 @@ def test_warnings_are_one_line_without_source_code(capsys):
     assert capsys.readouterr().err == "nms-gym: warning: the header says degrees\n"
 
 
+def test_a_damaged_file_of_the_compilation_cache_is_replaced(tmp_path, monkeypatch, capsys):
+    """JAX's own words; it never writes over a file that is there."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    for name in ("jit_step-0a1b-cache", "jit_step_more-0a1b-cache"):
+        (tmp_path / name).write_bytes(b"half")
+    words = "Error reading persistent compilation cache entry for 'jit_step': error: Error -5 while decompressing data"
+    cli._show_warning(UserWarning(words), UserWarning, "compiler.py", 782)
+    assert capsys.readouterr().err == (
+        f"nms-gym: warning: a damaged file of the compilation cache in {tmp_path} is replaced (jit_step)\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["jit_step_more-0a1b-cache"]
+
+
 # --- as a program of its own --------------------------------------------
 
 
