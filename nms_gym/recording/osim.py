@@ -80,6 +80,7 @@ _KNOWN_MUSCLES = (
     "DeGrooteFregly2016Muscle",
     "RigidTendonMuscle",
     "Thelen2003Muscle_Deprecated",
+    "Thelen2003MuscleV1",
     "Schutte1993Muscle_Deprecated",
     "Delp1990Muscle_Deprecated",
     "Schutte1993Muscle",
@@ -403,6 +404,8 @@ class _Reader:
         coordinates = self.coordinate_names[name]
 
         def build() -> Joint:
+            for label, held in zip(coordinates, element.findall("coordinates/Coordinate"), strict=False):
+                self.coordinate_numbers(label, held)
             return Joint(
                 name=name,
                 class_name=element.tag,
@@ -457,7 +460,10 @@ class _Reader:
     def spatial_transform(self, element: Element, what: str, names: tuple[str, ...]) -> tuple[TransformAxis, ...]:
         found = element.findall("SpatialTransform/TransformAxis")
         if len(found) != 6:
-            raise self.fail(f"SpatialTransform of {what} has {len(found)} axes; expected 3 rotations, 3 translations")
+            raise self.fail(
+                f"SpatialTransform of {what} has {len(found)} axes; expected 3 rotations, 3 translations. If the file "
+                "is older than OpenSim 2, open it in OpenSim 4 and save it again"
+            )
         axes = []
         for index, item in enumerate(found):
             label = f"axis {item.get('name', index + 1)!r} of {what}"
@@ -526,6 +532,20 @@ class _Reader:
         return tuple(found)
 
     def coordinate(self, name: str, element: Element, joint: Joint, coupled_to: str | None) -> Coordinate:
+        # What is wrong with its numbers is said by the joint that has it.
+        low, high, default = self.attempt(lambda: self.coordinate_numbers(name, element), lambda _: (-10.0, 10.0, 0.0))
+        return Coordinate(
+            name=name,
+            joint=joint.name,
+            motion=_motion(name, joint),
+            range=(low, high),
+            default=default,
+            locked=self.flag(element, "locked", False),
+            coupled_to=coupled_to,
+        )
+
+    def coordinate_numbers(self, name: str, element: Element) -> tuple[float, float, float]:
+        """Range and default; a range that falls is left for whoever needs one to refuse."""
         what = f"coordinate {name!r}"
         # SimbodyEngine/Coordinate.cpp: the default range, which also stands for one without end.
         try:
@@ -533,17 +553,7 @@ class _Reader:
         except ValueError:
             low, high = self.numbers(element, "range", what, 2)
         low, high = (v if math.isfinite(v) else end for v, end in ((low, -10.0), (high, 10.0)))
-        if low > high:
-            raise self.fail(f"<range> of {what} is {low} {high}; the first number must be the smaller")
-        return Coordinate(
-            name=name,
-            joint=joint.name,
-            motion=_motion(name, joint),
-            range=(float(low), float(high)),
-            default=self.number(element, "default_value", what, 0.0),
-            locked=self.flag(element, "locked", False),
-            coupled_to=coupled_to,
-        )
+        return float(low), float(high), self.number(element, "default_value", what, 0.0)
 
     def couplers(self, joints: tuple[Joint, ...]) -> tuple[Coupler, ...]:
         """Enforced couplings; one whose coordinates are not known is listed as skipped."""

@@ -21,6 +21,7 @@ from nms_gym.model.structure import NmsModel, Settings
 from nms_gym.muscle.path_fitting import direct_sampler
 from nms_gym.muscle.paths import build_paths, sample_paths
 from nms_gym.recording.osim import read_osim
+from nms_gym.skeleton.recorded_motion import agreement, moments_of_motion, read_motion
 from nms_gym.skeleton.skeleton import make_skeleton
 
 TWO_LINK = (REFERENCE / "two_link.osim").read_text()
@@ -230,6 +231,20 @@ def test_a_joint_or_coupler_that_cannot_be_computed_stops_only_what_hangs_on_it(
             assert all(word in str(caught.value) for word in words)
 
 
+def test_numbers_of_a_coordinate_that_are_none_stop_only_its_joint(tmp_path):
+    text = put("<range>-1.2 1.2</range>", "<range>-1.2 high</range>")
+    model = read_osim(written(tmp_path, text))
+    assert "<range>" in model.problems[0]
+    assert "'hip_flex'" in model.problems[0]
+    with pytest.raises(InputError, match="hip_flex"):
+        build_paths(model, ["flexor"], ["knee_flex"])
+    endless = read_osim(written(tmp_path, put("<range>-1.2 1.2</range>", "<range>-Inf Inf</range>")))
+    assert endless.coordinate("hip_flex").range == (-10.0, 10.0)
+    falling = read_osim(written(tmp_path, put("<range>-1.2 1.2</range>", "<range>1.2 -1.2</range>")))
+    with pytest.raises(InputError, match="hip_flex"):
+        model_from_osim(falling, ["biart"], ["hip_flex"])
+
+
 # -- nothing is dropped without a word
 
 CONSTRAINT = """<ConstraintSet name="constraintset"><objects><PointConstraint name="foot_on_step">
@@ -351,3 +366,14 @@ def test_a_published_model_in_the_old_layout(data):
     assert soleus.class_name == "Thelen2003Muscle"
     assert [point.body for point in soleus.points] == ["tibia_l", "calcn_l"]
     assert math.isclose(soleus.max_contraction_velocity, 10.0)
+
+
+def test_the_published_model_gives_the_published_moments_of_a_swing(data):
+    """OpenSim's own inverse dynamics of the same recording, left leg in the air."""
+    folder = data("kul_walk") / "original"
+    model = read_osim(folder / "ScaledModel.osim")
+    motion = read_motion(folder / "IK_gait.mot", model, 6.0).window(1.9, 2.2)
+    moments = moments_of_motion(model, motion, ["hip_flexion_l", "knee_angle_l"])
+    hip, knee = agreement(moments, folder / "ID_gait.sto")
+    assert hip.r2 > 0.995
+    assert knee.r2 > 0.97
