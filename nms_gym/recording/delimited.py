@@ -203,7 +203,7 @@ def _label_line(lines: Sequence[str], first: int, file: str, *, has_header: bool
 def _leads_to_numbers(lines: Sequence[str], start: int) -> bool:
     """Whether a row with a number follows soon: words about time in a preamble are no labels."""
     rows = (line for line in lines[start + 1 : start + 2 * _LABEL_LINES] if line.strip())
-    return any(_is_number(cell) for line in rows for cell in re.split(r"[\t,;\s]+", line.strip()))
+    return any(is_number(cell) for line in rows for cell in re.split(r"[\t,;\s]+", line.strip()))
 
 
 def _table(lines: Sequence[str], start: int, file: str) -> list[Block]:
@@ -226,7 +226,8 @@ def _table(lines: Sequence[str], start: int, file: str) -> list[Block]:
         labels = _labels(text, delimiter, 0)
         rows = [_padded(_raw(line, delimiter), len(labels)) for _, line in numbered]
     else:
-        rows = [_cells(line, delimiter) for _, line in numbered]
+        count = len(_labels(text, delimiter, 0)) if delimiter else 0
+        rows = [_cells(line, delimiter, count) for _, line in numbered]
         labels = _labels(text, delimiter, len(rows[0]))
     numbers = [number for number, _ in numbered]
     for number, row in zip(numbers, rows, strict=True):
@@ -235,7 +236,7 @@ def _table(lines: Sequence[str], start: int, file: str) -> list[Block]:
                 f"{file}: line {number} has {len(row)} cells, but there are {len(labels)} labels"
                 f" ({shown(labels[0])} to {shown(labels[-1])}); is the row cut off, or does a label hold a blank?"
             )
-    if delimiter != ";" and _has_decimal_commas(rows[:50]):
+    if _has_decimal_commas(rows[:50]):
         rows = [[cell.replace(",", ".") for cell in row] for row in rows]
     units = [*units, *[""] * (len(labels) - len(units))]
     stated = [unit or without_unit(label)[1] for unit, label in zip(units, labels, strict=False)]
@@ -284,7 +285,7 @@ def _own_rows(
     while last > 1 and not any(rows[last - 1][i] for i in (time, *columns)):
         last -= 1
     places, padding = (time, *columns), last
-    while padding > 1 and all(_is_number(c) and float(c) == 0 for c in (rows[padding - 1][i] for i in places)):
+    while padding > 1 and all(is_number(c) and float(c) == 0 for c in (rows[padding - 1][i] for i in places)):
         padding -= 1
     return rows[:padding], lines[:padding]
 
@@ -296,7 +297,7 @@ def _split_units(
     words: list[list[str]] = []
     for _, line in numbered[: _ROWS_OF_WORDS + 1]:
         cells = _raw(line, delimiter)
-        if any(_is_number(cell) or cell.lower() in GAPS - {""} for cell in cells):
+        if any(is_number(cell) or cell.lower() in GAPS - {""} for cell in cells):
             break
         words.append(cells)
     if not words or len(words) > _ROWS_OF_WORDS:
@@ -323,7 +324,8 @@ def _bare_unit(text: str, *, keep_case: bool = False) -> str:
 # --- cells --------------------------------------------------------------
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Whether a cell is a number, with a decimal point or comma."""
     try:
         return len(cell) <= _LONGEST and not math.isnan(float(cell.strip().replace(",", ".")))
     except ValueError:
@@ -333,7 +335,7 @@ def _is_number(cell: str) -> bool:
 def _has_decimal_commas(rows: Sequence[Sequence[str]]) -> bool:
     cells = [cell for row in rows for cell in row if len(cell) <= _LONGEST]
     return any(_DECIMAL_COMMA.fullmatch(cell) for cell in cells) and not any(
-        "." in cell and _is_number(cell) for cell in cells
+        "." in cell and is_number(cell) for cell in cells
     )
 
 
@@ -366,14 +368,15 @@ def _padded(cells: list[str], count: int) -> list[str]:
     return cells + [""] * (count - len(cells))
 
 
-def _cells(line: str, delimiter: str | None) -> list[str]:
-    if delimiter == "\t":
-        cells = _raw(line.rstrip(), delimiter)
-        return _raw(line, None) if any(" " in cell for cell in cells) or not cells[0] else cells
+def _cells(line: str, delimiter: str | None, count: int) -> list[str]:
+    """Cells of a row, without empty ones that come after the last of ``count`` labels."""
     cells = _raw(line, delimiter)
-    if delimiter == ";":
-        cells = [cell.replace(",", ".") for cell in cells]
-    return cells[:-1] if len(cells) > 1 and not cells[-1] else cells
+    # Padded and mixed files are split at any blank.
+    if delimiter == "\t" and (any(" " in cell for cell in cells) or not cells[0]):
+        return _raw(line, None)
+    while delimiter and len(cells) > max(count, 1) and not cells[-1]:
+        cells.pop()
+    return [cell.replace(",", ".") for cell in cells] if delimiter == ";" else cells
 
 
 def _labels(line: str, delimiter: str | None, n_cells: int) -> list[str]:
@@ -407,10 +410,10 @@ def _section(lines: Sequence[str], start: int, file: str) -> Block:
     rate, title = math.nan, ""
     for line in reversed(lines[max(0, start - 4) : start]):
         cells = _raw(line, delimiter)
-        if _is_number(cells[0]) and not any(cells[1:]):
+        if is_number(cells[0]) and not any(cells[1:]):
             rate = float(cells[0].replace(",", "."))
             break
-    above = start - 1 if start and not _is_number(_raw(lines[start - 1], delimiter)[0]) else None
+    above = start - 1 if start and not is_number(_raw(lines[start - 1], delimiter)[0]) else None
     if not (math.isfinite(rate) and rate > 0):
         raise InputError(
             f"{file}: no sampling rate above line {start + 1} ('Frame', 'Sub Frame', ...); export the section again, "
@@ -425,10 +428,10 @@ def _section(lines: Sequence[str], start: int, file: str) -> Block:
     numbers: list[int] = []
     for number, line in enumerate(lines[start + 1 :], start + 2):
         cells = _padded(_raw(line, delimiter), len(labels))
-        if not rows and not _is_number(cells[0]) and any(cells):
+        if not rows and not is_number(cells[0]) and any(cells):
             units = cells[: len(labels)]
             continue
-        if not _is_number(cells[0]):
+        if not is_number(cells[0]):
             break
         if len(cells) != len(labels):
             raise InputError(f"{file}: line {number} has {len(cells)} cells, but there are {len(labels)} labels")

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from nms_gym.errors import InputError, listed, near, seconds, shown
-from nms_gym.recording.delimited import GAPS, Block, read_blocks, without_unit
+from nms_gym.recording.delimited import GAPS, Block, is_number, read_blocks, without_unit
 
 # Endings of OpenSim's path-style labels; "value" is the coordinate itself and wins for a bare name.
 STATES = ("value", "speed", "acceleration", "activation", "fiber_length", "normalized_tendon_force")
@@ -157,20 +157,36 @@ def read_tables(path: str | os.PathLike[str], *, may_lack: bool = False) -> tupl
 
     Args:
         path: the file.
-        may_lack: NaN where a number is missing, instead of an error.
+        may_lack: NaN where a number is missing, instead of an error; columns of words are left out with a warning.
 
     Raises:
         InputError: see ``read_table``.
     """
     groups, header = _groups(path)
-    found = [group for group in groups if group.labels]
-    if not found:
-        raise InputError(f"{path}: there is no column beside 'time'")
-    every = [range(len(group.labels)) for group in found]
-    lacks = [group.labels if may_lack else () for group in found]
+    kept = [_with_numbers(str(path), group) if may_lack else list(range(len(group.labels))) for group in groups]
+    if not any(kept):
+        raise InputError(f"{path}: there is no column of numbers beside 'time'")
     return tuple(
-        _read_group(str(path), group, kept, header, lack) for group, kept, lack in zip(found, every, lacks, strict=True)
+        _read_group(str(path), group, columns, header, group.labels if may_lack else ())
+        for group, columns in zip(groups, kept, strict=True)
+        if columns
     )
+
+
+def _with_numbers(file: str, group: _Group) -> list[int]:
+    """The columns that are not words throughout; some programs write activities and markers beside the numbers."""
+    words = [
+        i
+        for i, (block, column) in enumerate(group.places)
+        if not any(is_number(row[column]) or row[column].lower() in GAPS for row in block.rows)
+    ]
+    if words:
+        warnings.warn(
+            f"{file}: {listed(group.labels[i] for i in words)} holds words instead of numbers; left out",
+            TableWarning,
+            stacklevel=3,
+        )
+    return [i for i in range(len(group.labels)) if i not in words]
 
 
 @dataclass(frozen=True)

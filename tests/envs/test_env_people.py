@@ -394,7 +394,7 @@ def test_a_posterior_of_somebody_else(tmp_path, arm):
     save_people(tmp_path / "leg.npz", leg.model, jax.tree.map(lambda x: np.asarray(x)[None], leg.params))
     with pytest.raises(InputError, match=r"leg\.npz: max_isometric_force lacks 'BIClong'"):
         make_task("ElbowReach-v0", posterior=str(tmp_path / "leg.npz"))
-    with pytest.raises(InputError, match="not a readable file"):
+    with pytest.raises(InputError, match=r"subject\.json: not a readable \.npz"):
         make_task("ElbowReach-v0", posterior=str(resolve_subject()))
 
 

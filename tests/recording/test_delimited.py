@@ -177,6 +177,22 @@ def test_frames_and_sub_frames(write):
         read_table(write(broken), ["Soleus"])
 
 
+def test_a_time_for_each_channel_with_decimal_commas(write):
+    emg, _ = read_tables(write("X [s];a;X [s];b\n0,000;1,5;0,0;7,5\n0,001;2,5;0,5;8,5\n0,002;3,5;;\n"))
+    np.testing.assert_allclose(emg.time, [0, 0.001, 0.002])
+    np.testing.assert_allclose(emg.data[:, 0], [1.5, 2.5, 3.5])
+
+
+def test_columns_of_words_beside_the_numbers(write):
+    path = write("time,Activity,p,Marker\n0.0,rest,1.5,\n0.1,walk,2.5,\n")
+    np.testing.assert_array_equal(read_table(path, ["p"]).data[:, 0], [1.5, 2.5])
+    with pytest.raises(InputError, match="column 'Activity': found 'rest'"):
+        read_table(path)
+    with pytest.warns(TableWarning, match="'Activity' holds words"):
+        (table,) = read_tables(path, may_lack=True)
+    assert table.labels == ("p", "Marker")
+
+
 def test_what_is_a_time_label():
     for label in (
         "time",
