@@ -15,7 +15,7 @@ from calibration.study.build import Study
 from calibration.study.checks import at
 from calibration.study.model import Say
 from calibration.uncertainty.analysis import Analysis, analyse
-from calibration.uncertainty.posterior import Interval
+from calibration.uncertainty.bands import Interval
 from calibration.validation import tabulate, tabulate_targets
 from nms_gym.errors import InputError
 from nms_gym.files.subject import Subject

@@ -12,25 +12,16 @@ import numpy as np
 from calibration.excitations.synergies import without_residuals
 from calibration.fitting import CalibrationResult, cost_by_block
 from calibration.problem import Problem
+from calibration.uncertainty.bands import Band, Interval, bands, intervals
 from calibration.uncertainty.discrepancy import (
     Corrections,
     evaluate_corrected,
     fit_discrepancy,
     make_corrections,
 )
+from calibration.uncertainty.draws import Trust, checked_sample, params_batch
 from calibration.uncertainty.identifiability import Identifiability, identifiability
-from calibration.uncertainty.posterior import (
-    Band,
-    Interval,
-    Noise,
-    Posterior,
-    Trust,
-    bands,
-    checked_sample,
-    intervals,
-    laplace,
-    params_batch,
-)
+from calibration.uncertainty.posterior import Noise, Posterior, laplace
 from calibration.validation import Metrics, evaluate
 from nms_gym.errors import InputError
 from nms_gym.model.parameters import NmsParams

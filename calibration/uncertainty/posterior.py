@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
@@ -27,14 +27,12 @@ import numpy as np
 
 from calibration.fitting import CalibrationResult
 from calibration.problem import Layout, Penalties, Problem, params_at
-from calibration.residuals import Data, Quadratic, make_data, make_objective, predict_stack
+from calibration.residuals import Data, Quadratic, make_objective, predict_stack
 from calibration.solvers.batch import Precision, cast, fast_compilation, make_batches
-from calibration.uncertainty.discrepancy import Corrections
-from calibration.uncertainty.truncated_normal import log_box_probability, sample_box
-from calibration.validation import float64, predict_people
-from nms_gym.errors import InputError, listed
-from nms_gym.model.parameters import KINDS, NmsParams, entries
-from nms_gym.model.replay import Segment
+from calibration.uncertainty.truncated_normal import log_box_probability
+from calibration.validation import float64
+from nms_gym.errors import InputError
+from nms_gym.model.parameters import NmsParams
 from nms_gym.model.structure import NmsModel
 
 NoiseKind = Literal["achieved", "assumed"]
@@ -44,12 +42,6 @@ SAME_SOLUTION = 2.0
 # Parameters are taken to use up at most this part of the independent samples: beyond, a stretch is too short to say
 # anything about its noise, and the division would blow up.
 MOST_TAKEN = 0.75
-# A draw is believed up to this much more than the rise of the cost that the quadratic model says.
-RISE_FACTOR, RISE = 1.0, 1.0
-# Halvings of the line between a solution and a draw that does not fit.
-BISECTIONS = 5
-# Points whose cost is computed side by side.
-COSTS_AT_ONCE = 25
 
 
 @dataclass(frozen=True)
@@ -114,51 +106,6 @@ class Posterior:
     def best(self) -> Mode:
         """The solution of lowest cost."""
         return self.modes[0]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """What is known about one entry of the parameters, in its own unit."""
-
-    kind: str
-    name: str
-    unit: str
-    start: float
-    prior_sd: float
-    """to first order"""
-    mean: float
-    sd: float
-    low: float
-    high: float
-    level: float
-    """probability between ``low`` and ``high``"""
-
-
-@dataclass(frozen=True)
-class Band:
-    """Where the moments of a stretch lie with probability ``level``, sample by sample; N·m, ``(T, K)``."""
-
-    segment: str
-    level: float
-    coordinates: tuple[str, ...]
-    time: np.ndarray
-    median: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    model: np.ndarray
-    """median of what the model says of the people, without noise or discrepancy"""
-    model_sd: np.ndarray
-    """its standard deviation over people"""
-    predictive: bool
-    """whether measurement noise and model error are inside (a band for measured moments), or parameters alone"""
-
-    def coverage(self, moments: np.ndarray, scored: np.ndarray) -> np.ndarray:
-        """``(K,)``: fraction of the counted samples of ``moments (T, K)`` that lie inside."""
-        inside = (moments >= self.low) & (moments <= self.high)
-        return inside[scored].mean(axis=0)
-
-
-# --- the posterior ------------------------------------------------------
 
 
 def laplace(problem: Problem, result: CalibrationResult, *, noise: NoiseKind = "achieved", seed: int = 0) -> Posterior:
@@ -329,225 +276,3 @@ def make_modes(
         log_mass.append(inside - cost[i] - 0.5 * gradient[i] @ step - 0.5 * np.linalg.slogdet(precision)[1])
     mass = np.exp(np.array(log_mass) - max(log_mass))
     return tuple(dataclasses.replace(m, weight=float(w)) for m, w in zip(modes, mass / mass.sum(), strict=True))
-
-
-# --- what follows from it -----------------------------------------------
-
-
-def sample(posterior: Posterior, n: int, seed: int = 0) -> np.ndarray:
-    """Independent draws ``(n, P)`` in ``z``, all inside the bounds; the same for the same seed.
-
-    Raises:
-        InputError: ``n`` below 1.
-    """
-    if n < 1:
-        raise InputError(f"n is {n}; draw at least 1")
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(n, [m.weight for m in posterior.modes])
-    low, high = posterior.layout.low, posterior.layout.high
-    drawn = [
-        sample_box(m.center, m.precision, low, high, int(count), rng)
-        for m, count in zip(posterior.modes, counts, strict=True)
-        if count
-    ]
-    return rng.permutation(np.concatenate(drawn))
-
-
-@dataclass(frozen=True)
-class Trust:
-    """How far the quadratic model of the cost can be trusted, from the true cost of draws."""
-
-    effective: float
-    """effective sample size of the draws as importance samples, of ``draws`` (Kong 1992)"""
-    draws: int
-    shortened: float
-    """part of the draws that were taken back towards their solution"""
-    step: float
-    """median length that was left of those, 1 where there are none"""
-
-
-def checked_sample(problem: Problem, posterior: Posterior, n: int, seed: int = 0) -> tuple[np.ndarray, Trust]:
-    """``sample`` with every draw held against its true cost: ``(n, P)`` and how it went.
-
-    Where muscles reach the end of their range within the posterior's width, the quadratic model says nothing of it, and
-    draws along directions that the data hardly determine are people that do not fit at all. A draw whose cost has risen
-    above what the quadratic model says is taken back along the line to its solution, to where the true cost has risen
-    by that much: the random map of implicit sampling (Morzfeld, Tu, Atkins & Chorin 2012, 10.1016/j.jcp.2011.11.022)
-    without its weights, which are those of one draw in high dimensions. Draws whose cost is lower than said stay.
-
-    Raises:
-        InputError: ``n`` below 1.
-    """
-    if n < 1:
-        raise InputError(f"n is {n}; draw at least 1")
-    rng = np.random.default_rng(seed)
-    low, high = posterior.layout.low, posterior.layout.high
-    counts = rng.multinomial(n, [m.weight for m in posterior.modes])
-    drawn, solutions, said = [], [], []
-    for m, count in zip(posterior.modes, counts, strict=True):
-        if count:
-            z = sample_box(m.center, m.precision, low, high, int(count), rng)
-            drawn.append(z)
-            solutions.append(np.broadcast_to(m.z, z.shape))
-            said.append(_quadratic(m, z) - _quadratic(m, m.z[None]))
-    z, solution, rise = np.concatenate(drawn), np.concatenate(solutions), np.concatenate(said)
-    # A bound holds a solution where the quadratic model still falls.
-    rise = np.maximum(rise, 0.0)
-    cost = _costs(problem, posterior)
-    bottom = cost(solution)
-    true = cost(z) - bottom
-    log_weight = np.where(np.isfinite(true), rise - true, -np.inf)
-    weight = np.exp(log_weight - log_weight.max())
-    limit = RISE_FACTOR * rise + RISE
-    far = ~(true <= limit)
-    shortest, longest = np.zeros(n), np.ones(n)
-    if far.any():
-        for _ in range(BISECTIONS):
-            middle = 0.5 * (shortest + longest)
-            over = ~(cost(solution + middle[:, None] * (z - solution)) - bottom <= limit)
-            longest, shortest = np.where(over, middle, longest), np.where(over, shortest, middle)
-    step = np.where(far, shortest, 1.0)
-    trust = Trust(
-        effective=float(weight.sum() ** 2 / np.sum(weight**2)),
-        draws=n,
-        shortened=float(far.mean()),
-        step=float(np.median(step[far])) if far.any() else 1.0,
-    )
-    return rng.permutation(np.clip(solution + step[:, None] * (z - solution), low, high)), trust
-
-
-def _quadratic(mode: Mode, z: np.ndarray) -> np.ndarray:
-    away = z - mode.center
-    return 0.5 * np.einsum("np,pq,nq->n", away, mode.precision, away)
-
-
-def _costs(problem: Problem, posterior: Posterior) -> Callable[[np.ndarray], np.ndarray]:
-    """True cost ``(n,)`` of points ``(n, P)`` at the posterior's noise."""
-    data = make_data(problem)
-    scale = np.array([n.scale if posterior.noise_kind == "achieved" else 1.0 for n in posterior.noise])
-    data = dataclasses.replace(data, train=dataclasses.replace(data.train, weight=data.train.weight / np.sqrt(scale)))
-    run = _cost_of_many(posterior.layout, problem.penalties)
-
-    def cost(z: np.ndarray) -> np.ndarray:
-        padded = np.concatenate([z, np.repeat(z[-1:], -len(z) % COSTS_AT_ONCE, axis=0)])
-        with jax.enable_x64(True):
-            arrays = float64((problem.model, data, problem.start))
-            chunks = padded.reshape(-1, COSTS_AT_ONCE, z.shape[1])
-            return np.concatenate([np.asarray(run(*arrays, chunk)) for chunk in chunks])[: len(z)]
-
-    return cost
-
-
-@functools.lru_cache(maxsize=8)
-def _cost_of_many(layout: Layout, penalties: Penalties) -> Any:
-    cost = make_objective(layout, penalties).cost
-    return jax.jit(jax.vmap(cost, in_axes=(None, None, None, 0)), compiler_options=fast_compilation())
-
-
-def params_batch(posterior: Posterior, draws: np.ndarray) -> NmsParams:
-    """People of the draws ``(n, P)``: parameters with a leading axis, NumPy float64, ready for ``vmap``."""
-    with jax.enable_x64(True):
-        people = _people(posterior.layout)(float64(posterior.start), jnp.asarray(draws))
-        return jax.tree.map(np.asarray, people)
-
-
-@functools.lru_cache(maxsize=8)
-def _people(layout: Layout) -> Any:
-    return jax.jit(jax.vmap(functools.partial(params_at, layout), in_axes=(None, 0)))
-
-
-def intervals(posterior: Posterior, draws: np.ndarray, level: float = 0.9) -> list[Interval]:
-    """Mean, standard deviation and central interval of every free entry, from draws ``(n, P)``."""
-    people, layout = params_batch(posterior, draws), posterior.layout
-    tails = (0.5 - 0.5 * level, 0.5 + 0.5 * level)
-    rows = []
-    for kind, index in layout.index.items():
-        values, start = getattr(people, kind), np.asarray(getattr(posterior.start, kind), float)
-        for j, name in enumerate(entries(posterior.model, kind)):
-            if index[j] == layout.size:
-                continue
-            low, high = np.quantile(values[:, j], tails)
-            prior_sd = layout.sd[index[j]] * (start[j] if layout.relative[kind] else 1.0)
-            column = values[:, j]
-            rows.append(
-                Interval(
-                    kind,
-                    name,
-                    KINDS[kind].unit,
-                    float(start[j]),
-                    float(prior_sd),
-                    float(column.mean()),
-                    float(column.std(ddof=1)) if len(column) > 1 else 0.0,
-                    float(low),
-                    float(high),
-                    level,
-                )
-            )
-    return rows
-
-
-def bands(
-    model: NmsModel,
-    people: NmsParams,
-    segments: Sequence[Segment],
-    *,
-    level: float = 0.9,
-    noise: Sequence[Noise] | None = None,
-    corrections: Corrections | None = None,
-    seed: int = 0,
-) -> list[Band]:
-    """Bands on the moments of stretches, fitted or unseen.
-
-    Args:
-        model: structure.
-        people: parameters with a leading axis ``(n, ...)``, from ``params_batch``.
-        segments: stretches to predict.
-        level: probability inside, at each sample.
-        noise: ``Posterior.noise``, for bands that measured moments should lie in; without it the bands hold what the
-            parameters leave open, and the model is taken to be right.
-        corrections: what the model leaves unexplained, learned for each of these people: added to the moments with its
-            own uncertainty; its noise then takes the place of ``noise``.
-        seed: of the noise.
-    """
-    tails = (0.5 - 0.5 * level, 0.5, 0.5 + 0.5 * level)
-    rng = np.random.default_rng(seed)
-    sd = {n.coordinate: n.sd for n in noise or ()}
-    predictive = noise is not None or corrections is not None
-    result = []
-    for s in segments:
-        alone = moments = predict_people(model, people, s)
-        if corrections is not None:
-            moments = corrections.drawn(model, s, moments, rng)
-        elif noise is not None:
-            unknown = [c for c in s.coordinates if c not in sd]
-            if unknown:
-                raise InputError(f"{s.name}: no noise level of {listed(unknown)}; there are {listed(sd)}")
-            moments = moments + rng.standard_normal(moments.shape) * np.array([sd[c] for c in s.coordinates])
-        low, median, high = np.quantile(moments, tails, axis=0)
-        own = np.median(alone, axis=0), alone.std(axis=0)
-        result.append(Band(s.name, level, s.coordinates, s.time, median, low, high, *own, predictive))
-    return result
-
-
-# --- for the record ----------------------------------------
-
-
-def to_record(posterior: Posterior, draws: np.ndarray, *, level: float = 0.9) -> dict[str, Any]:
-    """Everything a subject file should keep, as plain JSON: noise, solutions, intervals, and the draws by kind.
-
-    ``samples[kind][i]`` is draw ``i`` in the order of ``names[kind]``; only kinds that were free.
-    """
-    people, kinds = params_batch(posterior, draws), tuple(posterior.layout.index)
-    return {
-        "level": level,
-        "noise": [asdict(n) for n in posterior.noise],
-        "solutions": [{"weight": m.weight, "cost": m.cost} for m in posterior.modes],
-        "intervals": [asdict(i) for i in intervals(posterior, draws, level)],
-        "names": {kind: list(entries(posterior.model, kind)) for kind in kinds},
-        "samples": {kind: np.asarray(getattr(people, kind)).tolist() for kind in kinds},
-    }
-
-
-def by_name(rows: Sequence[Interval]) -> Mapping[tuple[str, str], Interval]:
-    """Intervals by kind and name."""
-    return {(row.kind, row.name): row for row in rows}

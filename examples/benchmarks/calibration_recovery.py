@@ -93,7 +93,8 @@ def moment_rows(people: list[Any], results: list[Any], posteriors: list[Any], dr
     Bands with noise are held against the moments measured; bands of the parameters alone against the moments that the
     true EMG made, from the true EMG.
     """
-    from calibration.uncertainty.posterior import bands, params_batch
+    from calibration.uncertainty.bands import bands
+    from calibration.uncertainty.draws import params_batch
     from calibration.validation import predict_segment
 
     errors: dict[str, list[Any]] = {"uncalibrated": [], "calibrated": [], "truth": []}
@@ -125,7 +126,9 @@ def elbow() -> list[dict[str, Any]]:
     """Two trials fitted, the third predicted, with bands."""
     from calibration.fitting import fit
     from calibration.study.read import read_study
-    from calibration.uncertainty.posterior import bands, laplace, params_batch, sample
+    from calibration.uncertainty.bands import bands
+    from calibration.uncertainty.draws import params_batch, sample
+    from calibration.uncertainty.posterior import laplace
     from calibration.validation import tabulate
 
     study = read_study(STUDY)
@@ -155,7 +158,8 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     options = common.arguments(__doc__).parse_args()
     from calibration.fitting import Status
-    from calibration.uncertainty.posterior import laplace_cohort, sample
+    from calibration.uncertainty.draws import sample
+    from calibration.uncertainty.posterior import laplace_cohort
 
     began = time.perf_counter()
     people = make_people(QUICK_SUBJECTS if options.quick else SUBJECTS)

@@ -18,23 +18,18 @@ from calibration.cohort import fit_cohort
 from calibration.problem import DEFAULT_FREE, Free, Penalties, make_layout
 from calibration.residuals import Quadratic, make_data, make_objective
 from calibration.synthetic import Errors, make_person
+from calibration.uncertainty.bands import bands, by_name, intervals, to_record
+from calibration.uncertainty.draws import checked_sample, params_batch, sample
 from calibration.uncertainty.posterior import (
     Mode,
     Noise,
     Posterior,
-    bands,
-    by_name,
-    checked_sample,
     correlation_time,
     expand,
-    intervals,
     laplace,
     laplace_cohort,
     make_modes,
     measure_noise,
-    params_batch,
-    sample,
-    to_record,
 )
 from calibration.uncertainty.truncated_normal import log_box_probability, sample_box
 from calibration.validation import float64

@@ -22,7 +22,7 @@ from calibration.report.names import joint_name, number, share, significant
 from calibration.report.verdict import judge
 from calibration.report.write import write_metrics, write_report
 from calibration.uncertainty.analysis import BandSet
-from calibration.uncertainty.posterior import Band
+from calibration.uncertainty.bands import Band
 from calibration.validation import compare, evaluate, predict_segment, tabulate
 from nms_gym.errors import InputError
 from nms_gym.files.subject import Subject
