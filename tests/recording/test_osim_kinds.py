@@ -356,6 +356,18 @@ def test_the_layout_of_opensim_3_is_read(tmp_path):
         assert which == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    "connector",
+    [
+        r'<connectors><Connector_Frame_ name="\1"><connectee_name>\2</connectee_name></Connector_Frame_></connectors>',
+        r"<socket_\1_connectee_name>\2</socket_\1_connectee_name>",
+    ],
+)
+def test_the_layouts_of_pre_releases_are_read(tmp_path, connector):
+    text = TWO_LINK.replace("40600", "30512")
+    assert_geometry(written(tmp_path, re.sub(r"<socket_(\w+?)>(.*?)</socket_\1>", connector, text)))
+
+
 def test_a_published_model_in_the_old_layout(data):
     """Scaled gait2392, its left leg; lengths at a pose as OpenSim 4.6 gives them."""
     model = read_osim(data("kul_walk") / "original" / "ScaledModel.osim")

@@ -13,7 +13,10 @@ from scipy.interpolate import CubicSpline
 
 from nms_gym import anatomy
 from nms_gym.errors import InputError
+from nms_gym.files.skeleton import skeleton_from_json, skeleton_to_json
 from nms_gym.recording.osim import read_osim
+from nms_gym.skeleton.functions import derivatives
+from nms_gym.skeleton.skeleton import _partial, make_skeleton
 from nms_gym.skeleton.tree import (
     SplineFunction,
     about,
@@ -191,3 +194,38 @@ def test_refusals(geometry, tmp_path):
     path.write_text(text[:end] + other + text[end:])
     with pytest.raises(InputError, match=r"circle\.osim.*couple their coordinates in a circle"):
         build_tree(read_osim(path))
+
+
+def test_a_polynomial_of_several_coordinates_has_its_derivatives_and_its_restrictions():
+    exponents = anatomy.monomial_order(3, 3)
+    assert exponents[:5] == ((0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 1, 0))
+    coefficients = tuple(np.random.default_rng(0).normal(size=len(exponents)).tolist())
+    built = build_function(anatomy.Scaled(2.0, anatomy.Multivariate(coefficients, exponents)))
+    at = np.array([0.3, -0.7, 1.1])
+
+    def plain(x):
+        return 2.0 * sum(c * jnp.prod(x ** jnp.array(e)) for c, e in zip(coefficients, exponents, strict=True))
+
+    with jax.enable_x64(True):
+        expected = plain(at), jax.grad(plain)(jnp.array(at)), jax.hessian(plain)(jnp.array(at))
+    value, slopes, second = derivatives(built, list(at), np)
+    assert value == pytest.approx(float(expected[0]), rel=1e-12)
+    assert np.array(slopes) == pytest.approx(np.asarray(expected[1]), rel=1e-10)
+    assert np.array(second) == pytest.approx(np.asarray(expected[2]), rel=1e-10)
+    left = _partial(built, [None, float(at[1]), None])
+    assert derivatives(left, [at[0], at[2]], np)[0] == pytest.approx(value, rel=1e-12)
+    assert derivatives(left, [at[0], at[2]], np)[1] == pytest.approx((slopes[0], slopes[2]), rel=1e-12)
+
+
+def test_a_coupler_of_two_coordinates_survives_json_and_moves_the_skeleton():
+    model = read_osim(REFERENCE / "multivariate_coupler.osim")
+    again = skeleton_from_json(json.loads(json.dumps(skeleton_to_json(model))), "here")
+    assert again.couplers == model.couplers
+    both = make_skeleton(again, ["hip_flex", "knee_flex"])
+    (coupled,) = both.couplers
+    assert derivatives(coupled.function, [0.5, -1.0], np)[0] == pytest.approx(-0.2, abs=1e-12)
+    one = make_skeleton(again, ["knee_flex"], locked={"hip_flex": 0.5})
+    (coupled_to_one,) = one.couplers
+    assert derivatives(coupled_to_one.function, [-1.0], np)[0] == pytest.approx(
+        derivatives(coupled.function, [0.5, -1.0], np)[0], abs=1e-12
+    )
