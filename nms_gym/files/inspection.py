@@ -10,6 +10,7 @@ import numpy as np
 
 from nms_gym.anatomy import OsimModel
 from nms_gym.errors import InputError, listed, seconds, shown
+from nms_gym.excitation.emg import DEAD_SHARE, SATURATED_RUN, SATURATED_SAMPLES
 from nms_gym.files.model_file import PARAMETERS, read_model_file
 from nms_gym.files.posterior import FORMAT as POSTERIOR
 from nms_gym.files.posterior import OWNER, read_people
@@ -132,7 +133,16 @@ def _remark(x: np.ndarray) -> str:
     gaps = int(np.isnan(x).sum())
     if gaps:
         return f"{gaps} of {len(x)} missing"
-    return "constant" if np.ptp(x) == 0 else ""
+    if np.ptp(x) == 0:
+        return "constant"
+    for extreme in (x.max(), x.min()):
+        at_limit = x == extreme
+        runs = np.convolve(at_limit, np.ones(SATURATED_RUN), "valid") == SATURATED_RUN
+        # A force plate says 0 as long as nobody is on it.
+        if extreme != 0 and runs.any() and at_limit.sum() >= SATURATED_SAMPLES:
+            return f"saturated? {int(at_limit.sum())} rows at {extreme:.5g}"
+    same = (np.diff(x) == 0) & (x[1:] != 0)
+    return f"dead? {same.mean():.0%} of the rows repeat the one before" if same.mean() > DEAD_SHARE else ""
 
 
 def _npz(file: Path) -> list[Listing]:
