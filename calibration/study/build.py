@@ -214,8 +214,7 @@ def make_study(
     wanted = tuple(muscles) or tuple(dict.fromkeys((*drives.muscles, *synergies.muscles, *passive_muscles)))
     files = read_parameters(model, wanted, coordinates, columns=columns, paths=paths, where=f"{where} [model]")
     used = [_used(fitted.get(n, ()), unseen.get(n, () if n in fitted else None)) for n in names]
-    with at(files.where):
-        files = with_fitted_paths(files, sources, used, coordinates, lead_in, say)
+    files = with_fitted_paths(files, sources, used, coordinates, lead_in, say)
     equations = Settings() if settings is None else settings
     structure, params = make_start(files, coordinates, drives, equations, start or {}, f"{where} [start]", say)
     shared = {label: tuple(members) for label, members in (groups or {}).items()}

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from calibration.study.checks import at
 from calibration.study.emg import Times
 from calibration.study.model import MuscleParameters, Say
 from calibration.study.recordings import Source
@@ -61,8 +62,12 @@ def with_fitted_paths(
     independent = [c.name for c in osim.coordinates if c.coupled_to is None]
     if not set(independent).issuperset(coordinates):
         return files
-    motions = [(source.recorded(independent), times) for source, times in zip(sources, windows, strict=True)]
-    recorded = [(table, times) for table, times in motions if table is not None]
+    recorded = []
+    for source, times in zip(sources, windows, strict=True):
+        with at(source.where):
+            table = source.recorded(independent)
+        if table is not None:
+            recorded.append((table, times))
     if not recorded:
         return files
     crossing = muscles_crossing(osim, independent)
@@ -73,9 +78,10 @@ def with_fitted_paths(
         return files
     refused = without_direct_path(osim, files.muscles, wanted)
     if refused:
+        why = next(iter(refused.values()))
         raise InputError(
-            f"{len(refused)} of the study's muscles have no path ({listed(refused)}): {next(iter(refused.values()))}; "
-            "or leave these muscles out, or give [model] paths"
+            f"{files.where}: {len(refused)} of the study's muscles have no path ({listed(refused)}): {why}; or leave "
+            "these muscles out, or give [model] paths"
         )
     poses = [_poses(table, times, wanted, osim, lead_in) for table, times in recorded]
     ranges = _whole_degrees(ranges_of_motion(poses))
