@@ -4,6 +4,7 @@ from .cohort import fit_cohort as fit_cohort
 from .cross_validation import cross_validate as cross_validate
 from .excitations.assisted import Assistance as Assistance
 from .excitations.assisted import assist as assist
+from .excitations.expected_channels import add_expected_channels as add_expected_channels
 from .excitations.synergies import Synergies as Synergies
 from .excitations.synergies import add_synergies as add_synergies
 from .fitting import CalibrationResult as CalibrationResult

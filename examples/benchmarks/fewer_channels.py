@@ -32,8 +32,8 @@ import numpy as np
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 PEOPLE, QUICK_PEOPLE = 16, 8
-ORDERS, QUICK_ORDERS = 2, 1
-COUNTS, QUICK_COUNTS = (1, 2, 3, 4, 6, 8), (1, 4, 7)
+ORDERS, QUICK_ORDERS = 1, 1
+COUNTS, QUICK_COUNTS = (1, 2, 4, 6, 8), (2, 6)
 DRAWS, LEVEL = 500, 0.9
 SYNERGIES = 4
 GAIN = 0.5

@@ -11,15 +11,18 @@ reported ones did not count.
 
 Rows, all scored alike on the fitted stretch and on a later one that nothing is fitted to:
 
-* study: what ``[synergies] number = 5, prior = "expected", tightness = 0.1, gait = true`` of a study does, with the
-  ``profiles`` of the other people: synergy weights start from the expected signals and keep close to them. This is the
-  row to quote;
+* added channels: what an EMG-driven study of recordings from ``calibration.excitations.expected_channels`` does: the
+  signals expected from neighbours and other people's profiles stand in for the channels, with gains to calibrate. This
+  is the row to quote;
 * expected: ``calibration.excitations.expected.synthesise`` with other people's profiles, before any moment is fitted
-  (published timing: with on and off from a book instead; its parts: neighbours, + effort, + timing);
+  (published timing: with on and off from a book instead; its parts: neighbours, + effort, + timing). Effort needs
+  measured moments: a later stretch has none;
+* synergy weights: what ``[synergies] number = 5, prior = "expected", tightness = 0.1, gait = true`` of a study does,
+  with ``profiles``: synergy weights start from the expected signals and keep close to them;
 * mean, neighbour, timing, neighbour + timing, other people, others' profiles, neighbour + others' profiles: the
   baselines (``missing_baselines.Rivals``), as they are;
-* calibrated channels: the expected signals stand in for the channels; gains, muscles and a residual by synergies are
-  fitted to the moments; calibrated mean, ...: the same with a baseline's signals in place of the expected ones;
+* calibrated mean, ...: as added channels, with a baseline's signals. Muscles that nobody recorded are excited as in
+  added channels in all of these;
 * plain: synergy weights start equal, with one prior for all;
 * silent: the muscles of withheld channels stay passive;
 * ideal weights, ideal mixture: what the best non-negative weights of the synergies, or of the recorded channels, could
@@ -46,7 +49,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from missing_baselines import BASELINES
 from missing_recordings import OtherPerson, Recording, other_people, reported, tuning
-from missing_study import FITTED, METHOD, SYNERGIES, Study, batched
+from missing_study import FITTED, METHOD, STAND_IN, SYNERGIES, Study, batched
 
 SEED = 0
 # The simplest rival worth its name: two lines.
@@ -92,28 +95,31 @@ def run(recording: Recording, others: tuple[OtherPerson, ...], sizes: Sequence[i
 
     for k in (k for k in sizes if k < len(recording.groups) - 1):
         for subset in subsets(recording, k, limit):
-            expected = study.with_rivals(study.expect(subset))
+            expected = study.expect(subset)
             parts = {
                 "expected": expected,
                 "published timing": study.expect(subset, learned=False),
                 "neighbours + effort": study.expect(subset, gait=False),
-                "neighbours + timing": study.expect(subset, effort_sd=0.0),
-                "neighbours": study.expect(subset, gait=False, effort_sd=0.0),
+                "neighbours + timing": study.expect(subset, effort=False),
+                "neighbours": study.expect(subset, gait=False, effort=False),
             }
             lost = [recording.groups[group][0] for group in subset]  # duplicates count once
             for row, found in parts.items():
                 for stretch, signals in zip(windows, found["signals"].values(), strict=False):
                     score(k, row, stretch, {c: study.of_channel(signals, c, expected) for c in lost})
-            for stretch, rows in zip(windows, expected["rivals"].values(), strict=False):
+            # What stands in is expected without moments.
+            added = study.with_rivals(parts["neighbours + timing"])
+            for stretch, rows in zip(windows, added["rivals"].values(), strict=False):
                 for row in BASELINES:
                     score(k, row, stretch, {c: rows[row][c] for c in lost})
-            tasks += [(k, subset, row, expected, study.item(row, subset, expected)) for row in FITTED]
+            used = {row: added if row in STAND_IN else expected for row in FITTED}
+            tasks += [(k, subset, row, found, study.item(row, subset, found)) for row, found in used.items()]
             truth = study.window.envelopes
             left = truth[:, expected["left"]]
             commands = tasks[-1][-1]["excitations"][-len(truth) :, -SYNERGIES:]
             score(k, "ideal mixture", "fit", {c: left @ nnls(left, truth[:, c])[0] for c in lost})
             score(k, "ideal weights", "fit", {c: commands @ nnls(commands, truth[:, c])[0] for c in lost})
-    nothing = study.with_rivals(study.expect(()))
+    nothing = study.with_rivals(study.expect((), effort=False))
     tasks.append((0, (), METHOD, nothing, study.item(METHOD, (), nothing)))
     expecting = time.perf_counter() - wall
     results = batched(study.solve, [task[-1] for task in tasks])

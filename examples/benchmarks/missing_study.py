@@ -17,7 +17,7 @@ from calibration.excitations.synergies import extract
 from calibration.problem import Layout, Problem, default_free, make_layout, params_at
 from calibration.residuals import Quadratic, make_data, make_objective
 from calibration.solvers import levenberg_marquardt
-from nms_gym.excitation.synergies import FLOOR_WIDTH, make_basis
+from nms_gym.excitation.synergies import make_basis
 from nms_gym.model.parameters import KINDS, NmsParams, make_params
 from nms_gym.model.replay import Segment, predict_moments
 from nms_gym.model.structure import NmsModel, Settings
@@ -27,11 +27,12 @@ GAIN = 0.5
 ITERATIONS = 12
 CHUNK = 15
 # Signals stand in for the withheld channels, ours or a baseline's.
-STAND_IN = {"calibrated channels": None, **{f"calibrated {row}": row for row in BASELINES}}
-# What a study runs: [synergies] number = 5, prior = "expected", tightness = 0.1, gait = true,
-# and profiles of other people.
-METHOD = "study"
-FITTED = (METHOD, *STAND_IN, "plain", "silent")
+# What a study of the recordings of ``add_expected_channels`` does.
+METHOD = "added channels"
+STAND_IN = {METHOD: None, **{f"calibrated {row}": row for row in BASELINES}}
+# What a study with [synergies] number = 5, prior = "expected", tightness = 0.1, gait = true and profiles does.
+WEIGHTS = "synergy weights"
+FITTED = (*STAND_IN, WEIGHTS, "plain", "silent")
 
 
 class Study:
@@ -157,7 +158,7 @@ class Study:
         return [i for g in subset for i in self.recording.groups[g]]
 
     def expect(
-        self, subset: tuple[int, ...], gait: bool = True, learned: bool = True, **prior: float
+        self, subset: tuple[int, ...], gait: bool = True, learned: bool = True, effort: bool = True
     ) -> dict[str, Any]:
         """Signals expected of every muscle from the channels that are left, in the recorded channels' unit.
 
@@ -169,10 +170,14 @@ class Study:
         person = r.muscles, r.drives[:, left], self.strength
         profiles = self.profiles if learned else None
         options: dict[str, Any] = {"gait": gait, "profiles": profiles}
-        found = synthesise(given[:1], *person, ExcitationPrior(**prior), efforts=[self.effort], **options)
-        signals = {r.fit.name: found.excitation[0]}
-        if r.later is not None:
-            signals[r.later.name] = synthesise(given, *person, **options).excitation[1]
+        names = [s.name for s in (r.fit, r.later) if s is not None]
+        # Without effort, as ``add_expected_channels`` does it: all stretches at once.
+        unmeasured = [replace(w, moments=None) for w in given]
+        found = synthesise(unmeasured, *person, **options)
+        signals = dict(zip(names, found.excitation, strict=True))
+        if effort:
+            found = synthesise(given[:1], *person, efforts=[self.effort], **options)
+            signals[r.fit.name] = found.excitation[0]
         driven = (r.drives[:, left] > 0).any(axis=1)
         return {"left": left, "signals": signals, "sd": found.sd, "driven": driven, "basis": None, "rivals": {}}
 
@@ -232,12 +237,10 @@ class Study:
         mean, sd = np.zeros((len(r.muscles), SYNERGIES)), np.zeros((len(r.muscles), SYNERGIES))
         commands = excitations[-len(signal) :, -SYNERGIES:][:, :count]
         expected_weights = weight_prior(commands, GAIN * signal, GAIN * ExcitationPrior().tightness * expected["sd"])
-        signed = row in STAND_IN
-        if signed:
-            sd[:, :count] = expected_weights[1]
-        else:
+        # Rows of added channels are EMG-driven: no weight is free.
+        if row not in STAND_IN:
             weights[~driven] = 0.0
-            if row == METHOD:
+            if row == WEIGHTS:
                 mean[:, :count], sd[:, :count] = expected_weights
             elif row == "plain":
                 mean[:, :count], sd[:, :count] = 0.1, 0.15
@@ -254,7 +257,7 @@ class Study:
             if spread > 0:
                 precision[e] = (unit / spread) ** 2
                 bound = KINDS["synergy_weight"].bounds[1] / unit
-                low[e], high[e] = (-bound, bound) if signed else (-start / unit, bound)
+                low[e], high[e] = -start / unit, bound
             else:
                 low[e] = high[e] = 0.0
         return {
@@ -275,7 +278,6 @@ class Study:
         signal = self.of_channel(added, channel, expected)
         if row in STAND_IN:
             signal = signal + result["gain"][channel] * shown[:, channel]
-            signal = 0.5 * (signal + np.sqrt(signal**2 + FLOOR_WIDTH**2))
         return np.minimum(signal, 1.0) / GAIN
 
 
