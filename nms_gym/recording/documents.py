@@ -27,7 +27,9 @@ def read_json(path: str | os.PathLike[str], what: str = "JSON file") -> Any:
         raise InputError(f"{path}: it holds {constant}, which is no number; correct the value or save the file again")
 
     try:
-        document = json.loads(_text(path, what), parse_constant=refuse, parse_int=lambda text: _whole(text, path))
+        document = json.loads(
+            _text(path, what, "JSON"), parse_constant=refuse, parse_int=lambda text: _whole(text, path)
+        )
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
@@ -42,7 +44,7 @@ def read_toml(path: str | os.PathLike[str], what: str = "the study") -> dict[str
         InputError: no such file, not TOML, nested too deep, or with a whole number that is too large.
     """
     try:
-        document = tomllib.loads(_text(path, what).replace("\r\n", "\n"))
+        document = tomllib.loads(_text(path, what, "TOML").replace("\r\n", "\n"))
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
@@ -50,14 +52,14 @@ def read_toml(path: str | os.PathLike[str], what: str = "the study") -> dict[str
     return _checked(document, path)
 
 
-def _text(path: str | os.PathLike[str], what: str) -> str:
+def _text(path: str | os.PathLike[str], what: str, kind: str) -> str:
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
         reason = "this is a folder; give a file" if Path(path).is_dir() else error.strerror or error
         raise InputError(f"{path}: cannot read {what}: {reason}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not readable as UTF-8 text ({error.reason}); save it as UTF-8") from error
+        raise InputError(f"{path}: not a {kind} file: no UTF-8 text ({error.reason}); save it as UTF-8") from error
 
 
 def _reason(error: BaseException) -> str:
