@@ -244,7 +244,8 @@ def solved(people: list[Any], left: list[int], mode: str) -> dict[str, Any]:
     """One row: everybody with these channels, in this mode."""
     from calibration.cohort import fit_cohort
     from calibration.fitting import Status
-    from calibration.uncertainty.posterior import laplace_cohort, sample
+    from calibration.uncertainty.draws import sample
+    from calibration.uncertainty.posterior import laplace_cohort
 
     begin, cpu = time.perf_counter(), time.process_time()
     pairs = [reduced(person, left, mode) for person in people]
