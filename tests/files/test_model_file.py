@@ -137,10 +137,10 @@ def _coefficient(index, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_parameter("optimal_fiber_length", 0.0), "'brachialis': optimal_fiber_length is 0 m; it must be positive"),
+        (_parameter("optimal_fiber_length", 0.0), "'brachialis': optimal_fiber_length is 0 m; allowed 0.0001 to 2"),
         (_parameter("tendon_slack_length", -0.1), "'brachialis': tendon_slack_length is -0.1 m"),
         (_parameter("max_isometric_force", np.nan), "'brachialis': max_isometric_force is nan N"),
-        (_parameter("pennation_at_optimal", 20.0), "'brachialis': pennation_at_optimal is 20 rad; .* below pi/2"),
+        (_parameter("pennation_at_optimal", 20.0), "'brachialis': pennation_at_optimal is 20 rad; allowed 0 to 1.4"),
         (_coefficient(2, np.inf), "path of muscle 'brachialis' has coefficients that are not finite"),
         (_coefficient(0, -0.2), "path of muscle 'brachialis' is -0.2 m long"),
         (
