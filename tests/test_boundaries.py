@@ -27,6 +27,7 @@ LAYERS = (
     {"nms_gym.conditions"},
     {"nms_gym.files"},
     {"nms_gym.envs"},
+    {"nms_gym.training"},
     {"nms_gym.pages"},
     {"nms_gym._registration", "nms_gym.__init__"},
     {"calibration.problem"},

@@ -14,8 +14,9 @@ Importing this module changes nothing outside of it. brax 0.14 calls a function 
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ from nms_gym.envs import make_task
 from nms_gym.envs.adapter import checked_precision
 from nms_gym.envs.task import Step, Task, as_dtype
 from nms_gym.errors import InputError
+from nms_gym.files.policy import Shape, Weights
 
 try:
     from brax.envs.base import Env, State, Wrapper  # noqa: TID251
@@ -243,3 +245,81 @@ def typed_key(key: Array) -> Array:
     """A key, or a batch of keys, in JAX's new format; brax hands on ``(..., 2)`` uint32 of the old one."""
     key = jnp.asarray(key)
     return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+
+
+# --- policies that others can use ---------------------------------------------
+
+PPO_DEFAULTS: dict[str, Any] = {
+    "num_envs": 256, "unroll_length": 10, "batch_size": 64, "num_minibatches": 16, "num_updates_per_batch": 8,
+    "learning_rate": 1e-3, "entropy_cost": 1e-3, "discounting": 0.97,
+}  # fmt: skip
+SAC_DEFAULTS: dict[str, Any] = {
+    "num_envs": 64, "batch_size": 256, "grad_updates_per_step": 16, "learning_rate": 1e-3, "discounting": 0.97,
+    "min_replay_size": 4096, "max_replay_size": 262144,
+}  # fmt: skip
+HIDDEN = (64, 64)
+
+
+class _Ended(Exception):
+    """Thrown through brax's trainer, which knows no other way to end early."""
+
+
+def learn(
+    algorithm: str,
+    task: Any,
+    steps: int,
+    seed: int,
+    points: int,
+    settings: Mapping[str, Any],
+    shaped: Callable[[Shape], None],
+    note: Callable[[int, Weights, Mapping[str, float]], bool],
+) -> None:
+    """Train by brax's PPO or SAC with networks that a ``nms_gym.files.policy.Policy`` can hold.
+
+    Args:
+        algorithm: "ppo" or "sac".
+        task: what ``BraxEnv`` takes.
+        steps: of the environments together.
+        seed: of the trainer.
+        points: how often ``note`` is called, beside once at the beginning; with "sac" it is called at the end only.
+        settings: other arguments of the trainer.
+        shaped: called once with what the weights mean.
+        note: called with steps, policy and brax's own numbers; False ends the training.
+    """
+    from brax.training.agents.ppo import networks as ppo_networks  # noqa: TID251
+    from brax.training.agents.ppo import train as ppo  # noqa: TID251
+    from brax.training.agents.sac import networks as sac_networks  # noqa: TID251
+    from brax.training.agents.sac import train as sac  # noqa: TID251
+
+    env = BraxEnv(task)
+    trainer, defaults, make, sizes, activation = {
+        "ppo": (ppo.train, PPO_DEFAULTS, ppo_networks.make_ppo_networks,
+                {"policy_hidden_layer_sizes": HIDDEN, "value_hidden_layer_sizes": HIDDEN}, "swish"),
+        "sac": (sac.train, SAC_DEFAULTS, sac_networks.make_sac_networks, {"hidden_layer_sizes": HIDDEN}, "relu"),
+    }[algorithm]  # fmt: skip
+    shaped(Shape(activation, "tanh"))
+
+    def after(step: int, _: Any, params: Any) -> None:
+        if not note(int(step), weights_of(params[0], params[1], env.action_size), {}):
+            raise _Ended
+
+    options: dict[str, Any] = {"normalize_observations": True}
+    if algorithm == "ppo":
+        options |= {"num_evals": points + 1, "run_evals": False, "policy_params_fn": after}
+    given = {**defaults, **options, "network_factory": functools.partial(make, **sizes), **settings}
+    with contextlib.suppress(_Ended):
+        _, params, _ = train(trainer, env, num_timesteps=steps, seed=seed, **given)
+        # brax's SAC shows nobody its policy before the end.
+        if algorithm == "sac":
+            after(steps, None, params)
+
+
+def weights_of(normalizer: Any, policy: Any, actions: int) -> Weights:
+    """A brax policy's numbers: its normaliser, and its network without the standard deviations of its noise."""
+    layers = policy["params"]
+    names = sorted(layers, key=lambda name: int(name.split("_")[-1]))
+    found = [(np.asarray(layers[n]["kernel"]), np.asarray(layers[n]["bias"])) for n in names]
+    weights, bias = found[-1]
+    return Weights(
+        np.asarray(normalizer.mean), np.asarray(normalizer.std), (*found[:-1], (weights[:, :actions], bias[:actions]))
+    )
