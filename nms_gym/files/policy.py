@@ -6,6 +6,7 @@ it can be judged, filmed, streamed and exported alike.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -114,7 +115,7 @@ class Policy:
     def __post_init__(self) -> None:
         sizes = [len(self.observation_names), *(len(np.asarray(b)) for _, b in self.weights.layers)]
         shapes = [np.shape(w) for w, _ in self.weights.layers]
-        expected = list(zip(sizes[:-1], sizes[1:], strict=True))
+        expected = list(itertools.pairwise(sizes))
         if shapes != expected or sizes[-1] != len(self.action_names):
             raise InputError(
                 f"policy of {self.task}: layers of {shapes} for {sizes[0]} observations and "
@@ -252,9 +253,8 @@ def summary(policy: Policy) -> list[tuple[str, str]]:
          ", ".join(policy.action_names)),
     ]  # fmt: skip
     rows += [(f"subject {k}", v) for k, v in policy.subject.items()]
-    rows += [
-        (f"training {k}", f"{v:,.6g}" if isinstance(v, (int, float)) else str(v)) for k, v in policy.training.items()
-    ]
+    for name, value in policy.training.items():
+        rows.append((f"training {name}", f"{value:,.6g}" if isinstance(value, (int, float)) else str(value)))
     for name, score in policy.scores.items():
         rows.append((f"score, {name}", _score_text(score)))
     return rows

@@ -65,7 +65,7 @@ class AnalyticSettings:
     def __post_init__(self) -> None:
         limits: dict[str, tuple[float, float]] = {
             "episodes": (1, 1e6), "window": (1, 1e5), "learning_rate": (0, 1), "value_learning_rate": (0, 1),
-            "discount": (0, 1), "trace": (0, 1), "value_epochs": (0, 100), "noise": (0, 3),
+            "discount": (0, 0.9999), "trace": (0, 1), "value_epochs": (0, 100), "noise": (0, 3),
             "largest_gradient": (1e-6, 1e6), "first_action": (-3, 3),
         }  # fmt: skip
         for name, (low, high) in limits.items():
@@ -113,6 +113,9 @@ class Analytic:
     """in all: learning rate and noise fall over them"""
     horizon: int
     """steps of an episode"""
+    low: tuple[float, ...]
+    """(A,) lowest action"""
+    high: tuple[float, ...]
 
     @property
     def windows(self) -> int:
@@ -174,7 +177,7 @@ class Analytic:
     def improve(self, task: Task, learning: Learning) -> tuple[Learning, dict[str, Array]]:
         """Play a window, improve policy and value; and numbers on how it went. Traced."""
         s, n = self.settings, self.settings.episodes
-        low, high = (jnp.asarray(bound, jnp.float32) for bound in task.action_bounds)
+        low, high = (jnp.asarray(bound, jnp.float32) for bound in (self.low, self.high))
         noise_key, reset_key, next_key = jax.random.split(jax.random.wrap_key_data(learning.key), 3)
         left = 1.0 - learning.iteration / self.iterations
         noise = s.noise * left * jax.random.normal(noise_key, (self.steps, n, len(low)), jnp.float32)
@@ -254,9 +257,8 @@ class Analytic:
 
     def _value(self, critic: Layers, observation: Array, mean: Array, sd: Array) -> Array:
         """Discounted sum of the rewards to come ``(...)``; the network gives rewards per step."""
-        return perceptron(critic, normalised(observation, mean, sd), SHAPE.activation)[..., 0] / (
-            1 - self.settings.discount
-        )
+        rate = perceptron(critic, normalised(observation, mean, sd), SHAPE.activation)[..., 0]
+        return rate / (1 - self.settings.discount)
 
     def _fit_value(self, learning: Learning, kept: Any, mean: Array, sd: Array) -> tuple[Layers, Any, Array]:
         """The value after some steps towards TD(lambda) targets of the window, and its relative error before."""

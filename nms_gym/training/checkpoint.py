@@ -49,7 +49,7 @@ def load_checkpoint(path: str | os.PathLike[str], like: T) -> tuple[T, dict[str,
         found.append(array)
     if wrong:
         raise InputError(
-            f"{path}: of another training ({listed(wrong, 3)} differ); give the same task and settings, or another folder"
+            f"{path}: of another training ({listed(wrong, 3)} differ); give its task and settings, or another folder"
         )
     return jax.tree.unflatten(jax.tree.structure(like), found), record
 

@@ -34,7 +34,7 @@ from nms_gym.training.checkpoint import load_checkpoint, save_checkpoint
 from nms_gym.training.judging import Judge, Score, rows
 
 ALGORITHMS: dict[str, str] = {
-    "apg": "analytic policy gradient: the return differentiated through muscles and skeleton (short-horizon actor-critic)",
+    "apg": "our own: the return differentiated through muscles and skeleton (short-horizon actor-critic)",
     "ppo": 'brax\'s proximal policy optimisation (pip install "nms-gym[brax]")',
     "sac": 'brax\'s soft actor-critic (pip install "nms-gym[brax]")',
     "sb3-ppo": "Stable-Baselines3's PPO on NmsVectorEnv (pip install stable-baselines3)",
@@ -143,7 +143,7 @@ def train(
 
 
 class _Keeper:
-    """Judges policies while they are learned, keeps the best and writes everything down; its own time counts nothing."""
+    """Judges policies while they are learned, keeps the best, writes everything down; its own time counts nothing."""
 
     def __init__(
         self,
@@ -301,9 +301,10 @@ def _train_analytic(keeper: _Keeper, task: Task, settings: dict[str, Any], point
     if "hidden" in settings:
         settings["hidden"] = tuple(settings["hidden"])
     chosen = AnalyticSettings(**settings)
-    per_iteration = Analytic(chosen, 1, task.horizon).steps_per_iteration
+    bounds = [tuple(np.asarray(bound, float).tolist()) for bound in task.action_bounds]
+    per_iteration = Analytic(chosen, 1, task.horizon, *bounds).steps_per_iteration
     iterations = max(math.ceil(keeper.total / per_iteration), 1)
-    trainer = Analytic(chosen, iterations, task.horizon)
+    trainer = Analytic(chosen, iterations, task.horizon, *bounds)
     marks = set(np.linspace(0, iterations, points + 1).round().astype(int).tolist())
     checkpoint = None if keeper.folder is None else keeper.folder / "checkpoint.npz"
     what = json.loads(json.dumps({"task": keeper.name, "options": keeper.options, "seed": keeper.seed,
