@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from nms_gym import cli_environments
+from nms_gym._console import OutputOption, console, done, say
 from nms_gym.errors import InputError, listed
 
 if TYPE_CHECKING:
@@ -42,12 +43,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Personalise EMG-driven musculoskeletal models, predict joint moments, and act on them in Gymnasium.",
 )
-# Piped into a file or a pager, tables get room instead of the 80 columns of a terminal that is not there.
-console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
-
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
-
-OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the results.")]
 
 
 def main() -> None:
@@ -104,6 +100,10 @@ def _setup() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
+for _command in cli_environments.COMMANDS:
+    app.command()(_command)
+
+
 @app.command()
 def demo(
     output: OutputOption = None,
@@ -124,7 +124,7 @@ def demo(
     console.print(
         "[bold]NMS Gym demo[/bold]: a [bold]synthetic[/bold] arm, 2 joints, 6 muscles, 3 raw EMG channels, 3 trials"
     )
-    study = read_study(asset_path("demo/study.toml"), say=_say)
+    study = read_study(asset_path("demo/study.toml"), say=say)
     outcome, written = _calibrate(study, folder, report=False, posterior=64)
 
     import gymnasium
@@ -133,7 +133,7 @@ def demo(
     from nms_gym.envs.policies import film
     from nms_gym.envs.rendering import play_environment
 
-    _say("stepping nms_gym/MomentTracking-v0 with the calibrated person on the held-out trial")
+    say("stepping nms_gym/MomentTracking-v0 with the calibrated person on the held-out trial")
     held_out = next(iter(study.held_out))
     env = gymnasium.make(
         "nms_gym/MomentTracking-v0", subject=str(written[0]), trial=str(folder / "trials" / f"{held_out}.npz")
@@ -148,7 +148,7 @@ def demo(
     console.print(f"  observation of {len(names[0])} numbers, action drives {listed(names[1])}")
     env.close()
 
-    _say("playing nms_gym/ElbowAssist-v0: the same person, weak and late, helped by a motor at the elbow")
+    say("playing nms_gym/ElbowAssist-v0: the same person, weak and late, helped by a motor at the elbow")
     env = gymnasium.make("nms_gym/ElbowAssist-v0", subject=str(written[0]), render_mode="rgb_array")
     filmed = film(env, folder / "elbow_assist.gif", fps=12.5).files
     written += filmed
@@ -160,7 +160,7 @@ def demo(
         caption = "Muscles by activation, the target dashed, the motor's torque as an arrow; its policy is scripted."
         picture = Picture("elbow_assist", title, caption, filmed[0].read_bytes(), "gif")
         written.append(write_study_report(folder, study, outcome, [picture]))
-    _done(written, began)
+    done(written, began)
 
 
 @app.command()
@@ -190,7 +190,7 @@ def calibrate(
     from calibration.study.read import read_study
 
     began = time.perf_counter()
-    study = read_study(study_file, say=_say)
+    study = read_study(study_file, say=say)
     if starts is not None and starts < 1:
         raise InputError(f"--starts is {starts}; at least 1 is needed")
     options = {k: v for k, v in (("solver", solver), ("starts", starts)) if v is not None}
@@ -198,18 +198,19 @@ def calibrate(
     if posterior < 0 or posterior == 1:
         raise InputError(f"--posterior is {posterior}; use 2 or more people, or 0 to leave it out")
     _, written = _calibrate(study, output or study.output, report=report, posterior=posterior)
-    _done(written, began)
+    done(written, began)
 
 
 def _calibrate(study: Study, folder: Path, *, report: bool, posterior: int = 0) -> tuple[Outcome, list[Path]]:
     from calibration.study.calibrate import calibrate as run
     from calibration.study.ranges import check_sets
-    from calibration.study.results import require_folder, write_results
+    from calibration.study.results import write_results
+    from nms_gym.files.folder import require_folder
 
     require_folder(folder)
     model, joints = study.model, study.problem.coordinates
     how = f"{model.settings.tendon} tendon, {study.fit_options['solver']}, {study.fit_options['starts']} starts"
-    _say(
+    say(
         f"calibrating {len(model.muscles)} muscles on {len(study.train)} windows of {listed(joints)} ({how}); compiling"
     )
     if model.passive_muscles:
@@ -222,7 +223,7 @@ def _calibrate(study: Study, folder: Path, *, report: bool, posterior: int = 0) 
             markup=False,
         )
     with _progress() as update:
-        outcome = run(study, progress=update, posterior=posterior, say=_say)
+        outcome = run(study, progress=update, posterior=posterior, say=say)
     r = outcome.result
     console.print(
         f"  {r.status.value}; cost {r.start_cost:.4g} -> {r.cost:.4g}; {r.iterations} iterations; "
@@ -237,7 +238,7 @@ def _calibrate(study: Study, folder: Path, *, report: bool, posterior: int = 0) 
         console.print("  [yellow]held-out windows: none exists; the numbers above measure fit, not prediction[/yellow]")
     if r.at_bounds:
         console.print(f"  [yellow]at a bound[/yellow]: {escape(listed(r.at_bounds))}")
-    _say("writing results" + (" and report" if report else ""))
+    say("writing results" + (" and report" if report else ""))
     return outcome, write_results(folder, study, outcome, report=report)
 
 
@@ -315,7 +316,7 @@ def calibrate_ceinms(
 
     began = time.perf_counter()
     subject, generator = read_ceinms_subject(subject_file), read_ceinms_excitations(excitations)
-    _say("calibrating; compiling takes most of it")
+    say("calibrating; compiling takes most of it")
     asked = read_ceinms_calibration(calibration)
     recordings, unseen = divide_trials(asked, subject, generator, held_out or ())
     options: Any = {"model": model, "starts": starts, "weight": weight}
@@ -332,7 +333,7 @@ def calibrate_ceinms(
         console.print(f"  {where}: f = {one.score.objective:.4f}; RMSE N·m (R2): {errors}", markup=False)
     if scores is not None:
         write_metrics(scores, [row for one in found for row in one.rows()])
-    _done([output] if scores is None else [output, scores], began)
+    done([output] if scores is None else [output, scores], began)
 
 
 @app.command()
@@ -380,8 +381,9 @@ def predict(
     from calibration.study.predict import predict as run
     from calibration.study.predict import score
     from calibration.study.read import read_study
-    from calibration.study.results import check_predictions, require_folder, write_predictions
+    from calibration.study.results import check_predictions, write_predictions
     from calibration.uncertainty.discrepancy import load_corrections
+    from nms_gym.files.folder import require_folder
     from nms_gym.files.subject import load_subject
     from nms_gym.model.quantities import chosen_quantities
     from nms_gym.recording.trial import load_trial
@@ -398,7 +400,7 @@ def predict(
         raise InputError(f"--format is {file_format!r}; use sto, csv or npz")
 
     def read(path: Path) -> Study:
-        return read_study(path, emg_reference=subject.emg_normalisation, say=_say)
+        return read_study(path, emg_reference=subject.emg_normalisation, say=say)
 
     learned = subject_file.parent / "discrepancy.npz"
     corrections = load_corrections(learned, subject.params) if learned.is_file() else None
@@ -417,13 +419,13 @@ def predict(
     if study_file is not None:
         study = read(study_file)
         references.append(study.emg_reference.kind)
-        scored = score(subject, study, people=_people_beside(subject_file, subject), corrections=corrections, say=_say)
+        scored = score(subject, study, people=_people_beside(subject_file, subject), corrections=corrections, say=say)
     predictions = run(
         subject,
         recordings,
         assistance=Assistance() if assisted else None,
         corrections=corrections if discrepancy else None,
-        say=_say,
+        say=say,
     )
     own = subject.calibration.get("emg_reference")
     reference = "; ".join(dict.fromkeys(references))
@@ -437,7 +439,7 @@ def predict(
     if scored is not None:
         _bands_lines(scored.bands)
     _range_lines([*(() if scored is None else scored.ranges), *check_predictions(subject, predictions)])
-    _done(written, began)
+    done(written, began)
 
 
 def _people_beside(subject_file: Path, subject: Subject) -> NmsParams | None:
@@ -449,7 +451,7 @@ def _people_beside(subject_file: Path, subject: Subject) -> NmsParams | None:
     if not file.is_file():
         return None
     if not moment_noise(subject):
-        _say(f"no bands: {subject_file} does not say how noisy its moments are; calibrate again to have them")
+        say(f"no bands: {subject_file} does not say how noisy its moments are; calibrate again to have them")
         return None
     return load_people(file, subject.model, subject.params)
 
@@ -462,7 +464,7 @@ def inspect(
     if file.suffix == ".toml":
         from calibration.study.read import read_study
 
-        listings = _study_listings(read_study(file, say=_say))
+        listings = _study_listings(read_study(file, say=say))
     else:
         from nms_gym.files.inspection import describe
 
@@ -524,8 +526,8 @@ def fit_paths_command(
     """
     import math
 
-    from calibration.study.results import make_folder, require_folder
     from nms_gym.anatomy import moving_part, part_problems
+    from nms_gym.files.folder import make_folder, require_folder
     from nms_gym.files.model_file import model_from_osim, write_model_file
     from nms_gym.muscle.path_fitting import contradictions, direct_sampler, fit_paths, only
     from nms_gym.muscle.paths import muscles_crossing, without_direct_path
@@ -578,7 +580,7 @@ def fit_paths_command(
         else f"{c} {a:.3g}..{b:.3g} m"
         for c, (a, b) in zip(joints, limits, strict=True)
     )
-    _say(f"fitting {len(kept)} muscles over {shown}")
+    say(f"fitting {len(kept)} muscles over {shown}")
     with _steps() as update:
         paths, quality = fit_paths(sample, kept, joints, limits, progress=update)
     model = model_from_osim(osim, kept, joints, paths=paths, source=f"{model_file.name}, paths fitted by nms-gym")
@@ -599,7 +601,7 @@ def fit_paths_command(
     if model.skeleton is None:
         why = part_problems(moving_part(osim, joints))
         console.print(f"no skeleton, so no dynamics: {'; '.join(why[:4])}", markup=False, soft_wrap=True)
-    _done([output], began)
+    done([output], began)
 
 
 @app.command("inverse-dynamics")
@@ -623,7 +625,7 @@ def inverse_dynamics_command(
 
     The file written serves as `moments` of a trial in a study, and OpenSim reads it.
     """
-    from calibration.study.results import make_folder, require_folder
+    from nms_gym.files.folder import make_folder, require_folder
     from nms_gym.recording.external_loads import read_external_loads
     from nms_gym.recording.osim import read_osim
     from nms_gym.skeleton.recorded_motion import agreement, moments_of_motion, read_motion, write_joint_moments
@@ -638,10 +640,10 @@ def inverse_dynamics_command(
     motion = read_motion(motion_file, model, cutoff).window(start, end)
     loads = None if loads_file is None else read_external_loads(loads_file)
     if loads is not None:
-        _say(f"loads on {listed(loads.bodies)}")
+        say(f"loads on {listed(loads.bodies)}")
         loads = loads.at(motion.time, loads_cutoff)
     chosen = list(motion.coordinates) if coordinates is None else _split(coordinates)
-    _say(f"{len(motion.time)} times from {motion.time[0]:g} to {motion.time[-1]:g} s, {len(chosen)} coordinates")
+    say(f"{len(motion.time)} times from {motion.time[0]:g} to {motion.time[-1]:g} s, {len(chosen)} coordinates")
     moments = moments_of_motion(model, motion, chosen, loads=loads)
     make_folder(output.parent)
     write_joint_moments(output, model, moments)
@@ -653,72 +655,7 @@ def inverse_dynamics_command(
         for row in agreement(moments, reference):
             table.add_row(escape(row.coordinate), f"{row.r2:.5f}", f"{row.rmse:.4f}")
         console.print(table)
-    _done([output], began)
-
-
-@app.command()
-def play(
-    name: Annotated[str, typer.Argument(metavar="ID", help="Such as ElbowReach-v0; nms-gym play list names them all.")],
-    policy: Annotated[str, typer.Option(help="baseline, random, lowest or zero.")] = "baseline",
-    subject: Annotated[Path | None, typer.Option(help="A calibrated person (.json); default: the shipped one.")] = None,
-    trial: Annotated[str | None, typer.Option(help="A recording (.npz), or the name of a shipped one.")] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", help="Any option of the environment as name=JSON, such as tendon='\"rigid\"'."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the episode.")] = 0,
-    fps: Annotated[float, typer.Option(help="Frames per second, in real time.")] = 25.0,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Film to write: .gif, or .mp4 (needs nms-gym[video]).")
-    ] = None,
-) -> None:
-    """Play one episode of an environment and film it: bones, muscles coloured by activation, devices, moments.
-
-    Writes the film and its last picture (.png), and prints the return.
-    """
-    import json
-
-    from calibration.study.results import make_folder, require_folder
-    from nms_gym.envs import TASKS
-    from nms_gym.envs.gymnasium_env import NmsEnv
-    from nms_gym.envs.policies import film
-
-    began = time.perf_counter()
-    if name == "list":
-        for known in TASKS:
-            console.print(f"nms_gym/{known}", markup=False)
-        return
-    options: dict[str, Any] = {}
-    for text in option or ():
-        key, _, value = text.partition("=")
-        try:
-            options[key] = json.loads(value)
-        except ValueError as error:
-            raise InputError(f"--option {text!r}: expected name=JSON, such as tendon='\"rigid\"' ({error})") from error
-    options |= {k: str(v) for k, v in (("subject", subject), ("trial", trial)) if v is not None}
-    path = output or Path("nms-gym-out") / "play" / f"{name.split('/')[-1].replace(':', '_')}.gif"
-    require_folder(path.parent)
-    env = NmsEnv(name, render_mode="rgb_array", **options)
-    _say(f"playing {name} with the {policy} policy, {env.task.horizon} steps of {1000 * env.dt:g} ms")
-    make_folder(path.parent)
-    filmed = film(env, path, policy, seed, fps)
-    console.print(f"  return {filmed.total:.1f}")
-    _done(filmed.files, began)
-
-
-@app.command()
-def environments(
-    output: OutputOption = None,
-    only: Annotated[list[str] | None, typer.Option(help="Ids; default: all.")] = None,
-) -> None:
-    """Write a page with a picture for every environment: action, observation, reward, options, simple policies."""
-    from calibration.study.results import make_folder
-    from nms_gym.pages.environments import write_pages
-
-    began = time.perf_counter()
-    folder = output or Path("nms-gym-out") / "environments"
-    make_folder(folder)
-    _done(write_pages(folder, only or (), _say), began)
+    done([output], began)
 
 
 @app.command()
@@ -731,13 +668,13 @@ def reference(
 ) -> None:
     """Write the reference page: curves, equations, constants, parameters, units, signs and sources, with plots."""
     from calibration.study.reference import write_study_reference
-    from calibration.study.results import make_folder
+    from nms_gym.files.folder import make_folder
     from nms_gym.pages.reference import write_reference
 
     began = time.perf_counter()
     folder = output or Path("nms-gym-out") / "reference"
     make_folder(folder)
-    _done([write_study_reference(folder)] if study_keys else write_reference(folder), began)
+    done([write_study_reference(folder)] if study_keys else write_reference(folder), began)
 
 
 def _split(text: str) -> list[str]:
@@ -781,18 +718,6 @@ def _range(text: str) -> tuple[float, float]:
     except ValueError as error:
         raise InputError(f"--ranges: {text!r}; expected 'low:high' in degrees, such as -30:75") from error
     return low, high
-
-
-def _say(text: str) -> None:
-    console.print(f"[dim]-[/dim] {escape(text)}")
-
-
-def _done(written: Sequence[Path], began: float) -> None:
-    pages = [p for p in written if p.suffix == ".html"]
-    seconds, folder = time.perf_counter() - began, escape(str(written[0].parent))
-    console.print(f"[bold]done[/bold] in {seconds:.1f} s; written to {folder}", soft_wrap=True)
-    for page in pages:
-        console.print(f"open [bold]{escape(str(page.resolve()))}[/bold]", soft_wrap=True)
 
 
 def _metrics_table(rows: Sequence[dict[str, Any]]) -> None:

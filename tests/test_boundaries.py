@@ -40,6 +40,8 @@ LAYERS = (
     {"calibration.synthetic"},
     {"calibration.ceinms", "calibration.report", "calibration.study"},
     {"calibration.__init__"},
+    {"nms_gym._console"},
+    {"nms_gym.cli_environments"},
     {"nms_gym.cli"},
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from calibration.study.predict import Prediction, Scored
 from calibration.study.ranges import RangeCheck, check_range, check_sets
 from calibration.uncertainty.discrepancy import save_corrections
 from calibration.validation import compare
-from nms_gym.errors import InputError
+from nms_gym.files.folder import make_folder
 from nms_gym.files.posterior import save_people
 from nms_gym.files.prediction import write_quantities
 from nms_gym.files.subject import Subject, save_subject
@@ -25,24 +24,6 @@ from nms_gym.model.quantities import Quantity, chosen_quantities, quantities
 
 if TYPE_CHECKING:
     from calibration.report.drawing import Picture
-
-
-def require_folder(folder: Path) -> None:
-    """Raise ``InputError`` unless results can go to ``folder``, which need not exist yet; to ask before a long fit."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        what = "is not a folder" if not place.is_dir() else "may not be written to"
-        raise InputError(f"{folder}: results cannot go there: {place} {what}; choose another output folder")
-
-
-def make_folder(folder: Path) -> None:
-    """Make ``folder`` and its parents, or raise ``InputError``."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot make the output folder: {error.strerror or error}") from error
 
 
 def write_results(folder: Path, study: Study, outcome: Outcome, *, report: bool = True) -> list[Path]:

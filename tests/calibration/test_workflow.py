@@ -15,9 +15,10 @@ from calibration.study import predict as predicting
 from calibration.study.calibrate import calibrate
 from calibration.study.predict import predict, score
 from calibration.study.read import Study, read_study
-from calibration.study.results import require_folder, write_predictions, write_results
+from calibration.study.results import write_predictions, write_results
 from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
+from nms_gym.files.folder import require_folder
 from nms_gym.files.subject import load_subject
 from nms_gym.model.parameters import PARAMETER_KINDS
 from nms_gym.model.trained_range import departures
