@@ -51,6 +51,7 @@ class Shape(NamedTuple):
 
 def normalised(observation: Any, mean: Any, sd: Any) -> Any:
     """Observations ``(..., O)`` in standard deviations of training, clipped to ``MOST_SEEN``."""
+    mean, sd = (_along(x, observation) for x in (mean, sd))
     return ((observation - mean) / sd).clip(-MOST_SEEN, MOST_SEEN)
 
 
@@ -62,10 +63,11 @@ def perceptron(layers: Layers, values: Any, activation: str) -> Any:
         "swish": lambda x: x / (1.0 + xp.exp(-x)),
         "relu": lambda x: xp.maximum(x, 0.0),
     }[activation]
-    for weights, bias in layers[:-1]:
-        values = bend(values @ weights + bias)
-    weights, bias = layers[-1]
-    return values @ weights + bias
+    for i, (weights, bias) in enumerate(layers):
+        values = values @ weights
+        values = values + _along(bias, values)
+        values = bend(values) if i < len(layers) - 1 else values
+    return values
 
 
 def squashed(values: Any, squash: str) -> Any:
@@ -75,7 +77,13 @@ def squashed(values: Any, squash: str) -> Any:
 
 def in_box(symmetric: Any, low: Any, high: Any) -> Any:
     """Actions between ``low`` and ``high`` from ones in [-1, 1]."""
+    low, high = (_along(x, symmetric) for x in (low, high))
     return low + 0.5 * (symmetric + 1.0) * (high - low)
+
+
+def _along(row: Any, values: Any) -> Any:
+    """A row repeated over the leading axes of values: JAX may be told to refuse to do so by itself."""
+    return values.__array_namespace__().broadcast_to(row, values.shape)
 
 
 def answer(weights: Weights, shape: Shape, observation: Any, low: Any, high: Any) -> Any:

@@ -48,11 +48,11 @@ class AnalyticSettings:
     learning_rate: float = 3e-3
     """of the policy; falls to 0 over the training along a cosine"""
     value_learning_rate: float = 2e-3
-    discount: float = 0.99
+    discount: float = 0.97
     """per step"""
     trace: float = 0.95
     """lambda of the value's targets"""
-    value_epochs: int = 4
+    value_epochs: int = 16
     """times that the value is fitted to a window's targets"""
     noise: float = 0.3
     """standard deviation of the policy's noise before the squash, at the beginning; falls to 0 along the training"""
@@ -159,9 +159,10 @@ class Analytic:
             critic=critic,
             actor_memory=actor_optimizer.init(actor),
             critic_memory=critic_optimizer.init(critic),
-            count=jnp.float32(1e-4),
+            # As if as many had been seen with a spread of 1: episodes may all begin alike.
+            count=jnp.float32(s.episodes),
             mean=jnp.zeros(observations, jnp.float32),
-            squares=jnp.full(observations, 1e-4, jnp.float32),
+            squares=jnp.full(observations, s.episodes, jnp.float32),
             worlds=worlds,
             observation=first.observation,
             windows_left=jnp.asarray(self.windows - phases, jnp.int32),
@@ -212,12 +213,15 @@ class Analytic:
 
             (world, last, ended), kept = jax.lax.scan(advance, (worlds, observation, over), noise)
             _, _, reward, was_over, terminated, _ = kept
-            discounts = s.discount ** jnp.arange(self.steps, dtype=jnp.float32)[:, None]
-            # What comes after the window is worth what the value says, unless the task itself has ended.
-            after = s.discount**self.steps * self._value(learning.critic, last, mean, sd)
-            dead = jnp.any(terminated & ~was_over, axis=0) | over | ended
-            objective = (jnp.sum(discounts * reward, axis=0) + jnp.where(dead, 0.0, after)) / self.steps
-            return -jnp.mean(objective), (world, last, ended, kept)
+            discounts = s.discount ** jnp.arange(self.steps, dtype=jnp.float32)
+            objective = discounts @ reward
+            if self.windows > 1:
+                # What comes after the window is worth what the value says, unless the task itself has ended, or time
+                # was up before: time that is up with the window says nothing of what would have come.
+                after = s.discount**self.steps * self._value(learning.critic, last, mean, sd)
+                dead = was_over[-1] | jnp.any(terminated & ~was_over, axis=0)
+                objective = objective + jnp.where(dead, 0.0, after)
+            return -jnp.mean(objective) / self.steps, (world, last, ended, kept)
 
         (loss, (world, last, ended, kept)), gradient = jax.value_and_grad(play, has_aux=True)(learning.actor)
         norm = optax.global_norm(gradient)
@@ -312,7 +316,7 @@ def _seen(learning: Learning, observation: Array) -> tuple[Array, Array, Array]:
     mean = jnp.mean(observation, axis=0)
     total = learning.count + fresh
     away = mean - learning.mean
-    squares = learning.squares + jnp.sum((observation - mean) ** 2, axis=0)
+    squares = learning.squares + fresh * jnp.var(observation, axis=0)
     return (
         total,
         learning.mean + away * fresh / total,

@@ -348,7 +348,7 @@ def _weights_of(stored: Mapping[str, Any]) -> Weights:
 
 @functools.lru_cache(maxsize=8)
 def _compiled(trainer: Analytic) -> Any:
-    return jax.jit(trainer.improve, donate_argnums=1)
+    return jax.jit(trainer.improve)
 
 
 def _train_brax(keeper: _Keeper, task: Task, settings: dict[str, Any], points: int, resume: bool) -> None:
