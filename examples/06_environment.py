@@ -3,7 +3,7 @@
     python examples/06_environment.py [--out FOLDER] [--id ElbowAssist-v0]
 
 A motor at the elbow helps a person whose own EMG, impaired, drives the muscles. ``nms-gym environments`` writes a page
-for every id; ``train.py`` learns a policy.
+for every id; ``nms-gym train`` learns a policy.
 """
 
 import argparse

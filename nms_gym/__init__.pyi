@@ -24,6 +24,9 @@ from .files.model_file import read_model_file as read_model_file
 from .files.model_file import write_model_file as write_model_file
 from .files.moving import moving_model as moving_model
 from .files.osim_write import write_osim as write_osim
+from .files.policy import Policy as Policy
+from .files.policy import load_policy as load_policy
+from .files.policy import save_policy as save_policy
 from .files.posterior import load_people as load_people
 from .files.prediction import load_quantities as load_quantities
 from .files.prediction import write_quantities as write_quantities
@@ -67,5 +70,8 @@ from .recording.trial import load_trial as load_trial
 from .recording.trial import make_trial as make_trial
 from .skeleton.passive import make_passive as make_passive
 from .skeleton.skeleton import make_skeleton as make_skeleton
+from .training.judging import Judge as Judge
+from .training.run import Trained as Trained
+from .training.run import train as train
 
 __version__: str

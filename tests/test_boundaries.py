@@ -252,14 +252,15 @@ def test_version():
 
 PUBLIC = {
     "nms_gym": """
-        ChannelMap Condition InputError Kinematics ModelFile NmsEnv NmsModel NmsOutput NmsParams NmsState
-        NmsVectorEnv Recording Replay Segment Settings Step Subject Surroundings TASKS Task TrainedRange Trial as_dtype
-        asset_path builder compose departures episode_key film fit_paths initial_motion initial_state kinematics_at
-        load_people load_quantities load_subject load_trial make_condition make_metabolic_params make_params
-        make_passive make_recording make_segment make_skeleton make_task make_trial metabolic_rate
-        model_from_osim motion_step moving_model neuromuscular_step play_actions play_policy predict_moments
-        process_emg quantities read_model_file read_osim read_osimx register_task rigid_by_rule rollout saturation
-        save_subject trained_range write_model_file write_osim write_quantities
+        ChannelMap Condition InputError Judge Kinematics ModelFile NmsEnv NmsModel NmsOutput NmsParams NmsState
+        NmsVectorEnv Policy Recording Replay Segment Settings Step Subject Surroundings TASKS Task Trained
+        TrainedRange Trial as_dtype asset_path builder compose departures episode_key film fit_paths
+        initial_motion initial_state kinematics_at load_people load_policy load_quantities load_subject
+        load_trial make_condition make_metabolic_params make_params make_passive make_recording make_segment
+        make_skeleton make_task make_trial metabolic_rate model_from_osim motion_step moving_model
+        neuromuscular_step play_actions play_policy predict_moments process_emg quantities read_model_file
+        read_osim read_osimx register_task rigid_by_rule rollout saturation save_policy save_subject train
+        trained_range write_model_file write_osim write_quantities
     """,
     "calibration": """
         Assistance CalibrationResult DEFAULT_FREE Discrepancy EmgRecipe Free Outcome PassiveRecording Penalties

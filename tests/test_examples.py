@@ -1,4 +1,4 @@
-"""What the documentation shows, run as it stands: every snippet of the README, every numbered example, a training.
+"""What the documentation shows, run as it stands: every snippet of the README, every numbered example.
 
 Each runs in a process and an empty folder of its own, with the packages that the tests use: an installed wheel will do.
 """
@@ -29,7 +29,6 @@ nms-gym() {{ python -m nms_gym.cli "$@"; }}
 """
 NUMBERED = sorted(EXAMPLES.glob("[0-9][0-9]_*.py"))
 OTHERS = {
-    "train.py": "below",
     "cohort_two_processes.py": "tests/calibration/test_cohort.py",
     "build_assets.py": "needs OpenSim's models; tests/files read what it made",
     "build_demo.py": "makes the shipped demo anew",
@@ -128,13 +127,3 @@ def test_numbered_examples_are_short_complete_and_listed():
         assert path.name in index
     for path in NUMBERED:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 90, path.name
-
-
-@pytest.mark.slow
-def test_training_by_analytic_gradients(tmp_path):
-    out = tmp_path / "trained"
-    arguments = ("ElbowReach-v0", "--algorithm", "apg", "--steps", "100", "--episodes", "2", "--out", str(out))
-    printed = run(sys.executable, str(EXAMPLES / "train.py"), *arguments, folder=tmp_path)
-    assert "scripted" in printed
-    assert (out / "curve.png").is_file()
-    assert (out / "result.json").is_file()

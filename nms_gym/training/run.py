@@ -56,6 +56,10 @@ class Point:
     numbers: dict[str, float] = field(default_factory=dict)
     """of the trainer: norm of the gradient, error of the value, ..."""
 
+    def row(self) -> dict[str, float]:
+        """All in one, for tables and files."""
+        return {"steps": self.steps, "cpu_seconds": self.seconds, **self.score, **self.numbers}
+
 
 Note = Callable[[int, Weights, Mapping[str, float]], bool]
 """what a trainer calls with the steps so far, the policy and numbers of its own; False asks it to end"""
@@ -246,7 +250,7 @@ class _Keeper:
 
             record = {
                 "task": self.name, "options": self.options, "algorithm": self.algorithm, "seed": self.seed,
-                "total_steps": self.total, "scores": policy.scores, "curve": [asdict(p) for p in self.curve],
+                "total_steps": self.total, "scores": policy.scores, "curve": [p.row() for p in self.curve],
             }  # fmt: skip
             files = [save_policy(self.folder / "policy.npz", policy), self.folder / "training.json"]
             with atomic_path(files[1]) as temporary:
@@ -282,7 +286,7 @@ def _subject(options: Mapping[str, Any]) -> dict[str, str]:
 
 def _write_curve(path: Path, curve: list[Point]) -> None:
     """Steps, seconds, score and the trainer's numbers, a row per point."""
-    table = [{"steps": p.steps, "cpu_seconds": p.seconds, **p.score, **p.numbers} for p in curve]
+    table = [point.row() for point in curve]
     names = list(dict.fromkeys(name for row in table for name in row))
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from training_task import Push
 
-from nms_gym.envs.task import Step, play_score, pytree, static
+from nms_gym.envs.task import play_score
 from nms_gym.errors import InputError
 from nms_gym.files.policy import answer, load_policy
 from nms_gym.training.analytic import SHAPE, Analytic, AnalyticSettings
@@ -18,41 +19,8 @@ from nms_gym.training.checkpoint import load_checkpoint, save_checkpoint
 from nms_gym.training.judging import Judge, Score, paired_difference
 from nms_gym.training.run import train, units_of
 
-
-@pytree
-class Push:
-    """A unit mass on a line with friction; the action pushes it either way."""
-
-    mass: float = 1.0
-    horizon: int = static(default=40)
-    dt: float = static(default=0.05)
-    action_names = ("torque:push",)
-    observation_names = ("position:mass", "speed:mass", "target:mass")
-    action_bounds = (np.full(1, -1, np.float32), np.full(1, 1, np.float32))
-    observation_bounds = (np.full(3, -10, np.float32), np.full(3, 10, np.float32))
-
-    def reset(self, key):
-        target = jax.random.uniform(key, (), jnp.float32, -0.5, 0.5)
-        state = {"x": jnp.float32(0), "v": jnp.float32(0), "target": target, "k": jnp.int32(0)}
-        return state, self._out(state, jnp.float32(0))
-
-    def step(self, state, action):
-        v = state["v"] + self.dt * (6 * action[0] - 2 * state["v"]) / self.mass
-        state = {**state, "x": state["x"] + self.dt * v, "v": v, "k": state["k"] + 1}
-        return state, self._out(state, 1.0 - 4 * (state["x"] - state["target"]) ** 2)
-
-    def _out(self, state, reward):
-        return Step(
-            observation=jnp.stack([state["x"], state["v"], state["target"]]),
-            reward=reward,
-            terminated=jnp.bool_(False),
-            truncated=state["k"] >= self.horizon,
-            info={"success": jnp.abs(state["x"] - state["target"]) < 0.08},
-        )
-
-
-SETTINGS = {"episodes": 32, "window": 20, "hidden": [16], "learning_rate": 1e-2}
-STEPS = 32 * 40 * 200
+SETTINGS = {"episodes": 32, "window": 20, "hidden": [16], "learning_rate": 1e-2, "discount": 0.9}
+STEPS = 32 * 40 * 60
 
 
 @pytest.fixture(scope="module")
