@@ -4,7 +4,7 @@
 
 ``apg`` is the analytic policy gradient, ``ppo`` that of brax. All are judged on the same 64 held-out episodes, of which
 no training has seen one; of several seeds the median, and the least and the most. CPU seconds are those of the
-learning, compiling included; ``whole process`` has imports and judging as well; ``to 90 %`` says when nine of ten
+learning, compiling included; ``process`` has imports and judging as well; ``to 90 %`` says when nine of ten
 episodes succeeded first.
 """
 
@@ -75,7 +75,8 @@ def main() -> None:
                 median(r["curve"][-1]["cpu_seconds"] for r in runs),
                 median(r["process_cpu_seconds"] for r in runs),
             )
-            rows.append([name, *shown, text + spread, algorithm, f"{steps:,}", *(f"{s:.0f}" for s in seconds), reached])
+            seconds = f"{learning:.0f}", f"{process:.0f}"
+            rows.append([name, *shown, text + spread, algorithm, f"{steps:,}", *seconds, reached])
             print(rows[-1], flush=True)
     header = [
         "id",

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nms_gym.errors import InputError, listed
-from nms_gym.recording.storage import atomic_path, read_npz
+from nms_gym.recording.npz import read_npz
+from nms_gym.recording.storage import atomic_path
 
 FORMAT = "nms-gym-policy"
 VERSION = 1

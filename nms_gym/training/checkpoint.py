@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from nms_gym.errors import InputError, listed
-from nms_gym.recording.storage import atomic_path, read_npz
+from nms_gym.recording.npz import read_npz
+from nms_gym.recording.storage import atomic_path
 
 T = TypeVar("T")
 FORMAT = "nms-gym-training"
