@@ -71,10 +71,8 @@ def main() -> None:
             spread = f", {min(returns):.0f} to {max(returns):.0f}" if given.seeds > 1 else ""
             solved = [r["solved_cpu_seconds"] for r in runs]
             reached = "" if None in solved else f"{median(solved):.0f}"
-            seconds = (
-                median(r["curve"][-1]["cpu_seconds"] for r in runs),
-                median(r["process_cpu_seconds"] for r in runs),
-            )
+            learning = median(r["curve"][-1]["cpu_seconds"] for r in runs)
+            process = median(r["process_cpu_seconds"] for r in runs)
             seconds = f"{learning:.0f}", f"{process:.0f}"
             rows.append([name, *shown, text + spread, algorithm, f"{steps:,}", *seconds, reached])
             print(rows[-1], flush=True)

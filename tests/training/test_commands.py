@@ -79,13 +79,14 @@ def test_policies_of_brax_answer_as_they_do_there(algorithm):
         "ppo": (ppo.make_ppo_networks, ppo.make_inference_fn, "swish"),
         "sac": (sac.make_sac_networks, sac.make_inference_fn, "relu"),
     }[algorithm]
-    networks = make(3, 2, preprocess_observations_fn=running_statistics.normalize)
-    seen = jax.random.normal(jax.random.key(1), (20, 3), jnp.float32)
-    state = running_statistics.init_state(specs.Array((3,), jnp.dtype("float32")))
-    state = running_statistics.update(state, 3.0 * seen + 1.0)
-    params = networks.policy_network.init(jax.random.PRNGKey(0))
-    act = infer(networks)((state, params, None), deterministic=True)
-    theirs = jax.vmap(lambda o: act(o, jax.random.PRNGKey(2))[0])(seen)
+    with jax.enable_x64(False), jax.numpy_rank_promotion("allow"):  # brax adds rows to matrices
+        networks = make(3, 2, preprocess_observations_fn=running_statistics.normalize)
+        seen = jax.random.normal(jax.random.key(1), (20, 3), jnp.float32)
+        state = running_statistics.init_state(specs.Array((3,), jnp.dtype("float32")))
+        state = running_statistics.update(state, 3.0 * seen + 1.0)
+        params = networks.policy_network.init(jax.random.PRNGKey(0))
+        act = infer(networks)((state, params, None), deterministic=True)
+        theirs = jax.vmap(lambda o: act(o, jax.random.PRNGKey(2))[0])(seen)
     weights = weights_of(state, params, 2)
     ours = answer(weights, Shape(activation, "tanh"), np.asarray(seen), np.full(2, -1.0), np.full(2, 1.0))
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
@@ -102,7 +103,8 @@ def test_policies_of_brax_answer_as_they_do_there(algorithm):
 )
 def test_training_by_brax(algorithm, settings, noted):
     pytest.importorskip("brax")
-    result = train(Push(), algorithm=algorithm, settings=settings, steps=6_000, points=2, episodes=8)
+    with jax.numpy_rank_promotion("allow"):
+        result = train(Push(), algorithm=algorithm, settings=settings, steps=6_000, points=2, episodes=8)
     assert len(result.curve) == noted
     assert result.policy.training["algorithm"] == algorithm
     assert np.isfinite(result.policy.act([0.1, 0.0, 0.2])).all()
