@@ -241,10 +241,10 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
             action_names=tuple(map(str, record["action_names"])),
             **{k: record[k] for k in ("task", "options", "action_units", "subject", "training", "scores")},
         )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f"{path}: damaged ({type(error).__name__}: {error}); train again") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise InputError(f"{path}: damaged ({type(error).__name__}: {error}); train again") from error
 
 
 def _numbers(array: np.ndarray | None) -> np.ndarray:

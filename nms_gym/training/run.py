@@ -361,7 +361,8 @@ def _train_brax(keeper: _Keeper, task: Task, settings: dict[str, Any], points: i
     def shaped(shape: Shape) -> None:
         keeper.shape = shape
 
-    learn(keeper.algorithm, task, keeper.total, keeper.seed, points, settings, shaped, keeper.note)
+    with jax.enable_x64(False):
+        learn(keeper.algorithm, task, keeper.total, keeper.seed, points, settings, shaped, keeper.note)
 
 
 def _train_sb3(keeper: _Keeper, task: Task, settings: dict[str, Any], points: int, resume: bool) -> None:

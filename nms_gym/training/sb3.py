@@ -32,7 +32,7 @@ def sb3_vec_env(task: Any, count: int, seed: int | None = None, **options: Any) 
     """
     try:
         from gymnasium import spaces
-        from stable_baselines3.common.vec_env import VecEnv
+        from stable_baselines3.common.vec_env import VecEnv  # type: ignore[import-not-found]
     except ImportError as missing:
         raise InputError(
             f"stable_baselines3 cannot be imported ({missing}): pip install stable-baselines3"
@@ -43,7 +43,7 @@ def sb3_vec_env(task: Any, count: int, seed: int | None = None, **options: Any) 
     class Adapter(VecEnv):
         def __init__(self) -> None:
             self.inner = NmsVectorEnv(count, task, autoreset_mode="SameStep", **options)
-            box = self.inner.single_action_space
+            box: Any = self.inner.single_action_space
             self.low, self.high = box.low, box.high
             super().__init__(count, self.inner.single_observation_space, spaces.Box(-1.0, 1.0, box.shape, np.float32))
             self.first_seed = seed
@@ -94,10 +94,10 @@ def learn(
 ) -> None:
     """Train, and note the policy ``points + 1`` times; ends when ``note`` says so."""
     environments = sb3_vec_env(task, ENVIRONMENTS, seed)
-    import torch
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.callbacks import BaseCallback
-    from stable_baselines3.common.vec_env import VecNormalize
+    import torch  # type: ignore[import-not-found]
+    from stable_baselines3 import PPO  # type: ignore[import-not-found]
+    from stable_baselines3.common.callbacks import BaseCallback  # type: ignore[import-not-found]
+    from stable_baselines3.common.vec_env import VecNormalize  # type: ignore[import-not-found]
 
     torch.set_num_threads(1)
     env = VecNormalize(environments, norm_reward=False)

@@ -133,7 +133,7 @@ def test_what_is_no_policy_is_refused(tmp_path):
         ({"record": np.array(str(stored["record"]).replace("tanh", "sine"))}, "activation"),
         ({"record": np.array("{")}, "no policy"),
     ):
-        np.savez(path, **{k: v for k, v in (stored | change).items() if v is not None})
+        np.savez(path, **{k: v for k, v in (stored | change).items() if v is not None})  # type: ignore[arg-type]
         with pytest.raises(InputError, match=message):
             load_policy(path)
 
@@ -144,4 +144,4 @@ def test_what_it_says_of_itself():
     assert "biceps" in rows["actions"]
     assert rows["score, trained"] == "return 1.00 ± 0.50, success 25%"
     with pytest.raises(dataclasses.FrozenInstanceError):
-        made().task = "x"
+        made().task = "x"  # type: ignore[misc]

@@ -85,7 +85,7 @@ def test_policies_of_brax_answer_as_they_do_there(algorithm):
         state = running_statistics.init_state(specs.Array((3,), jnp.dtype("float32")))
         state = running_statistics.update(state, 3.0 * seen + 1.0)
         params = networks.policy_network.init(jax.random.PRNGKey(0))
-        act = infer(networks)((state, params, None), deterministic=True)
+        act = infer(networks)((state, params), deterministic=True)
         theirs = jax.vmap(lambda o: act(o, jax.random.PRNGKey(2))[0])(seen)
     weights = weights_of(state, params, 2)
     ours = answer(weights, Shape(activation, "tanh"), np.asarray(seen), np.full(2, -1.0), np.full(2, 1.0))
