@@ -38,6 +38,7 @@ from nms_gym._assets import asset_path
 from nms_gym.errors import LONGEST_MESSAGE, InputError
 from nms_gym.files.inspection import describe
 from nms_gym.files.model_file import read_model_file
+from nms_gym.files.policy import Policy, Shape, Weights, load_policy, save_policy
 from nms_gym.files.posterior import load_people, save_people
 from nms_gym.files.prediction import load_quantities, write_quantities
 from nms_gym.files.subject import load_subject
@@ -154,6 +155,14 @@ def corrections_bytes() -> bytes:
     return bytes_of(lambda path: save_corrections(path, Corrections(found, PERSON, np.zeros((3, 4, 1)))))
 
 
+def policy_bytes() -> bytes:
+    one = np.ones(1, np.float32)
+    layers = ((np.ones((2, 3), np.float32), np.zeros(3, np.float32)), (np.ones((3, 1), np.float32), one))
+    weights = Weights(np.zeros(2, np.float32), np.ones(2, np.float32), layers)
+    policy = Policy(weights, Shape(), "t", ("a", "b"), ("c",), -one, one, training={"seed": 1})
+    return bytes_of(lambda path: save_policy(path, policy))
+
+
 def bytes_of(write: Callable[[Path], Any]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.npz"
@@ -259,13 +268,14 @@ def readers(tmp_path_factory) -> dict[str, Reader]:
         "prediction": Reader("a.npz", "npz", prediction_bytes(folder), both(load_quantities)),
         "people": Reader("a.npz", "npz", people_bytes(), both(lambda p: load_people(p, MODEL, PERSON))),
         "discrepancy": Reader("a.npz", "npz", corrections_bytes(), both(lambda p: load_corrections(p, PERSON))),
+        "policy": Reader("a.npz", "npz", policy_bytes(), both(load_policy)),
     }  # fmt: skip
 
 
 READERS = (
     *("sto", "csv", "delsys", "nexus", "loads", "loads table", "muscle analysis", "function paths", "osimx", "osim"),
     *("ceinms subject", "ceinms excitations", "ceinms trial", "ceinms table", "ceinms calibration"),
-    *("subject", "model", "metrics", "study", "trial", "arrays", "prediction", "people", "discrepancy"),
+    *("subject", "model", "metrics", "study", "trial", "arrays", "prediction", "people", "discrepancy", "policy"),
 )
 
 # --- changes ------------------------------------------------------------

@@ -12,6 +12,8 @@ from nms_gym.anatomy import OsimModel
 from nms_gym.errors import InputError, listed, seconds, shown
 from nms_gym.excitation.emg import DEAD_SHARE, SATURATED_RUN, SATURATED_SAMPLES
 from nms_gym.files.model_file import PARAMETERS, read_model_file
+from nms_gym.files.policy import FORMAT as POLICY
+from nms_gym.files.policy import described, load_policy
 from nms_gym.files.posterior import FORMAT as POSTERIOR
 from nms_gym.files.posterior import OWNER, read_people
 from nms_gym.files.prediction import FORMAT as PREDICTION
@@ -154,6 +156,8 @@ def _npz(file: Path) -> list[Listing]:
         return [_prediction(file)]
     if kind == POSTERIOR:
         return _people(file)
+    if kind == POLICY:
+        return [(f"{file.name}: policy", ("", ""), described(load_policy(file)))]
     rows = []
     for name, value in read_npz(file).items():
         assert value is not None  # all are wanted

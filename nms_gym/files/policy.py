@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nms_gym.errors import InputError, listed
-from nms_gym.recording.npz import read_npz
+from nms_gym.errors import InputError, listed, shown
+from nms_gym.recording.documents import json_of
+from nms_gym.recording.npz import read_npz, text_of
 from nms_gym.recording.storage import atomic_path
 
 FORMAT = "nms-gym-policy"
@@ -26,6 +27,11 @@ ACTIVATIONS = ("tanh", "swish", "relu")
 SQUASHES = ("tanh", "clip")
 # Normalised observations are clipped here: further away nothing was seen in training.
 MOST_SEEN = 10.0
+
+# What a file says beside names and arrays.
+RECORD = {
+    "task": str, "options": dict, "action_units": str, "subject": dict, "training": dict, "scores": dict, "shape": dict,
+}  # fmt: skip
 
 Layers = tuple[tuple[Any, Any], ...]
 """weights ``(inputs, outputs)`` and biases ``(outputs,)`` of every layer"""
@@ -122,6 +128,8 @@ class Policy:
     """of the policy and of simple ones on the same episodes"""
 
     def __post_init__(self) -> None:
+        if not self.weights.layers or any(np.ndim(w) != 2 or np.ndim(b) != 1 for w, b in self.weights.layers):
+            raise InputError(f"policy of {self.task}: its layers are no matrices with a bias each")
         sizes = [len(self.observation_names), *(len(np.asarray(b)) for _, b in self.weights.layers)]
         shapes = [np.shape(w) for w, _ in self.weights.layers]
         expected = list(itertools.pairwise(sizes))
@@ -138,7 +146,7 @@ class Policy:
         ):
             if np.shape(array) != (size,):
                 raise InputError(f"policy of {self.task}: {what} has shape {np.shape(array)}; expected ({size},)")
-        numbers = [self.weights.mean, self.weights.sd, *(x for pair in self.weights.layers for x in pair)]
+        numbers = [*self.weights[:2], self.action_low, self.action_high, *(x for p in self.weights.layers for x in p)]
         if not all(np.isfinite(x).all() for x in numbers) or not (np.asarray(self.weights.sd) > 0).all():
             raise InputError(f"policy of {self.task}: its numbers are not all finite, or a scale is not above 0")
         if self.shape.activation not in ACTIVATIONS or self.shape.squash not in SQUASHES:
@@ -194,6 +202,7 @@ def save_policy(path: str | os.PathLike[str], policy: Policy) -> Path:
     }
     record |= {"format": FORMAT, "version": VERSION, "shape": policy.shape._asdict()}
     arrays: dict[str, np.ndarray] = {
+        "format": np.array(FORMAT),
         "record": np.array(json.dumps(record, default=_plain, indent=1)),
         "mean": np.asarray(policy.weights.mean, np.float32),
         "sd": np.asarray(policy.weights.sd, np.float32),
@@ -222,52 +231,53 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         InputError: not such a file, of another version, damaged, or its arrays do not fit together.
     """
     stored = read_npz(path)
-    try:
-        record = json.loads(str(stored["record"]))
-        kind = record["format"], record["version"]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: no policy; nms-gym train writes them") from error
+    text = text_of(stored.get("record"))
+    if not text:
+        raise InputError(f"{path}: no policy; nms-gym train writes them")
+    record = json_of(text, path)
+    kind = (record.get("format"), record.get("version")) if isinstance(record, dict) else (None, None)
     if kind != (FORMAT, VERSION):
-        raise InputError(f"{path}: format and version are {kind}; this program reads {(FORMAT, VERSION)}")
+        raise InputError(f"{path}: format and version are {shown(kind)}; this program reads {(FORMAT, VERSION)}")
+    wrong = [k for k, known in RECORD.items() if not isinstance(record.get(k), known)]
+    names = {k: record.get(k) for k in ("observation_names", "action_names")}
+    wrong += [k for k, v in names.items() if not isinstance(v, list) or not all(isinstance(n, str) for n in v)]
+    count = sum(name.startswith("weights_") for name in stored)
+    layers = [f"{what}_{i}" for i in range(count) for what in ("weights", "bias")]
+    arrays = ("mean", "sd", "action_low", "action_high", *layers)
+    wrong += [name for name in arrays if (a := stored.get(name)) is None or a.dtype.kind != "f" or not a.ndim]
+    if wrong or not count:
+        raise InputError(f"{path}: damaged: {listed(wrong or ['weights'], 6)}; train again, or copy the file again")
+    shape, given = record["shape"], {name: _numbers(stored[name]) for name in arrays}
     try:
-        count = sum(name.startswith("weights_") for name in stored)
-        layers = tuple((_numbers(stored[f"weights_{i}"]), _numbers(stored[f"bias_{i}"])) for i in range(count))
         return Policy(
-            weights=Weights(_numbers(stored["mean"]), _numbers(stored["sd"]), layers),
-            shape=Shape(**record["shape"]),
-            action_low=_numbers(stored["action_low"]),
-            action_high=_numbers(stored["action_high"]),
-            observation_names=tuple(map(str, record["observation_names"])),
-            action_names=tuple(map(str, record["action_names"])),
-            **{k: record[k] for k in ("task", "options", "action_units", "subject", "training", "scores")},
+            weights=Weights(
+                given["mean"], given["sd"], tuple((given[f"weights_{i}"], given[f"bias_{i}"]) for i in range(count))
+            ),
+            shape=Shape(*(str(shape.get(name)) for name in Shape._fields)),
+            action_low=given["action_low"],
+            action_high=given["action_high"],
+            observation_names=tuple(record["observation_names"]),
+            action_names=tuple(record["action_names"]),
+            **{name: record[name] for name in RECORD if name != "shape"},
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f"{path}: damaged ({type(error).__name__}: {error}); train again") from error
 
 
 def _numbers(array: np.ndarray | None) -> np.ndarray:
     return np.asarray(array, np.float32)
 
 
-def summary(policy: Policy) -> list[tuple[str, str]]:
+def described(policy: Policy) -> list[list[str]]:
     """Rows for people: what, value."""
     sizes = [len(policy.observation_names), *(len(b) for _, b in policy.weights.layers)]
+    actions = ", ".join(policy.action_names)
     rows = [
-        ("task", policy.task),
-        ("options", json.dumps(dict(policy.options)) if policy.options else "default"),
-        ("network", f"{' - '.join(map(str, sizes))}, {policy.shape.activation}"),
-        ("actions", f"{policy.action_units}: {', '.join(policy.action_names)}" if policy.action_units else
-         ", ".join(policy.action_names)),
-    ]  # fmt: skip
-    rows += [(f"subject {k}", v) for k, v in policy.subject.items()]
-    for name, value in policy.training.items():
-        rows.append((f"training {name}", f"{value:,.6g}" if isinstance(value, (int, float)) else str(value)))
-    for name, score in policy.scores.items():
-        rows.append((f"score, {name}", _score_text(score)))
-    return rows
-
-
-def _score_text(score: Any) -> str:
-    return f"return {score['return']:.2f} ± {score['sd']:.2f}, success {score['success']:.0%}"
+        ["task", policy.task],
+        ["options", json.dumps(dict(policy.options), default=str) if policy.options else "default"],
+        ["network", f"{' - '.join(map(str, sizes))}, {policy.shape.activation}"],
+        ["observations", ", ".join(policy.observation_names)],
+        ["actions", f"{actions} ({policy.action_units})" if policy.action_units else actions],
+    ]
+    rows += [[f"{what}: {k}", str(v)] for what in ("subject", "training") for k, v in getattr(policy, what).items()]
+    return rows + [[f"score: {name}", str(score)] for name, score in policy.scores.items()]

@@ -23,13 +23,17 @@ def read_json(path: str | os.PathLike[str], what: str = "JSON file") -> Any:
         InputError: no such file, not JSON, nested too deep, or with a number that is none (NaN) or too large.
     """
 
+    return json_of(_text(path, what, "JSON"), path)
+
+
+def json_of(text: str, path: str | os.PathLike[str]) -> Any:
+    """A JSON text out of the file ``path``; raises as ``read_json``."""
+
     def refuse(constant: str) -> float:
         raise InputError(f"{path}: it holds {constant}, which is no number; correct the value or save the file again")
 
     try:
-        document = json.loads(
-            _text(path, what, "JSON"), parse_constant=refuse, parse_int=lambda text: _whole(text, path)
-        )
+        document = json.loads(text, parse_constant=refuse, parse_int=lambda digits: _whole(digits, path))
     except InputError:
         raise
     except (ValueError, RecursionError) as error:

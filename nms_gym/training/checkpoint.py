@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from nms_gym.errors import InputError, listed
-from nms_gym.recording.npz import read_npz
+from nms_gym.errors import InputError, listed, shown
+from nms_gym.recording.documents import json_of
+from nms_gym.recording.npz import read_npz, text_of
 from nms_gym.recording.storage import atomic_path
 
 T = TypeVar("T")
@@ -34,13 +35,13 @@ def load_checkpoint(path: str | os.PathLike[str], like: T) -> tuple[T, dict[str,
         InputError: no such file, or it is of another training: an array is missing, or has another shape or type.
     """
     stored = read_npz(path)
-    try:
-        record = json.loads(str(stored["record"]))
-        kind = record["format"], record["version"]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: no checkpoint of a training; remove it to begin anew") from error
+    text = text_of(stored.get("record"))
+    record = json_of(text, path) if text else None
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: no checkpoint of a training; remove it to begin anew")
+    kind = record.get("format"), record.get("version")
     if kind != (FORMAT, VERSION):
-        raise InputError(f"{path}: format and version are {kind}; this program goes on from {(FORMAT, VERSION)}")
+        raise InputError(f"{path}: format and version are {shown(kind)}; this program goes on from {(FORMAT, VERSION)}")
     found, wrong = [], []
     for where, leaf in _leaves(like):
         name = f"tree{jax.tree_util.keystr(where)}"

@@ -14,6 +14,7 @@ import pytest
 from helpers import REPOSITORY
 
 from nms_gym.errors import InputError
+from nms_gym.files.inspection import describe
 from nms_gym.files.policy import (
     ACTIVATIONS,
     SQUASHES,
@@ -21,9 +22,9 @@ from nms_gym.files.policy import (
     Shape,
     Weights,
     answer,
+    described,
     load_policy,
     save_policy,
-    summary,
 )
 
 
@@ -131,17 +132,24 @@ def test_what_is_no_policy_is_refused(tmp_path):
         ({"bias_2": np.full(2, np.nan, np.float32)}, "finite"),
         ({"record": np.array(str(stored["record"]).replace('"version": 1', '"version": 9'))}, "version"),
         ({"record": np.array(str(stored["record"]).replace("tanh", "sine"))}, "activation"),
-        ({"record": np.array("{")}, "no policy"),
+        ({"record": np.array("{")}, "JSON"),
+        ({"record": np.array("[1]")}, "format"),
+        ({"weights_0": np.zeros((3, 5), int)}, "weights_0"),
     ):
         np.savez(path, **{k: v for k, v in (stored | change).items() if v is not None})  # type: ignore[arg-type]
         with pytest.raises(InputError, match=message):
             load_policy(path)
 
 
-def test_what_it_says_of_itself():
-    rows = dict(summary(made()))
+def test_what_it_says_of_itself(tmp_path):
+    rows = dict(described(made()))
     assert rows["network"] == "3 - 5 - 4 - 2, tanh"
     assert "biceps" in rows["actions"]
-    assert rows["score, trained"] == "return 1.00 ± 0.50, success 25%"
+    assert "0.25" in rows["score: trained"]
+    assert rows["training: seed"] == "3"
+    path = save_policy(tmp_path / "policy.npz", made())
+    ((title, _, listed),) = describe(path)
+    assert title == "policy.npz: policy"
+    assert dict(listed) == rows
     with pytest.raises(dataclasses.FrozenInstanceError):
         made().task = "x"  # type: ignore[misc]
