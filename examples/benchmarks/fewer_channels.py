@@ -8,7 +8,7 @@ of ``ceinms_rt_lowerlimb`` did, with that subject's EMG, since what a withheld c
 and random signals have nothing in common. Each is calibrated on two strides at 3.6 km/h and predicted on another one
 and on one at 4.5 km/h. Moments carry 3 % of low-passed noise, and the EMG that the calibration sees is 10 % off.
 
-Channels are withheld one after the other in orders by a fixed seed. Muscles that lose their channel are passive
+Channels are withheld one after the other in an order by a fixed seed. Muscles that lose their channel are passive
 (EMG-driven), follow synergies of those left with one prior for all weights (hybrid), or with the prior that
 ``calibration.excitations.expected`` makes (expected; kept, at a tenth of its spread). Errors of parameters are in prior
 standard deviations, over all muscles and the channels that are left; a parameter that nothing can move counts as it
@@ -294,8 +294,10 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     cases = list(dict.fromkeys((row["withheld"], row["mode"]) for row in rows))
     kinds = list(dict.fromkeys(key for row in rows for key in row["parameters"]))
     head = ["withheld", "mode"]
-    print("Parameters, errors in prior standard deviations (every one is about 1 uncalibrated):\n")
-    cells = [[k, m, *(averaged(rows, k, m, "parameters", kind, "rms") for kind in kinds)] for k, m in cases]
+    print("Parameters, errors in prior standard deviations:\n")
+    known = rows[0]["parameters"]
+    first = [0, "uncalibrated", *(known[kind]["uncalibrated_rms"] if kind in known else "-" for kind in kinds)]
+    cells = [first, *([k, m, *(averaged(rows, k, m, "parameters", kind, "rms") for kind in kinds)] for k, m in cases)]
     print(common.table([*head, *kinds], cells) + "\n")
     print("Of the 90 % intervals, how many hold the truth:\n")
     cells = [[k, m, *(averaged(rows, k, m, "parameters", kind, "coverage_90") for kind in kinds)] for k, m in cases]
