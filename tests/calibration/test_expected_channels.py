@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from calibration import add_expected_channels, add_synergies
+from calibration import add_expected_channels, add_synergies, make_study, read_study
 from calibration.excitations import gait_timing
 from calibration.excitations.synergies import extract
 from nms_gym.errors import InputError
@@ -110,3 +110,27 @@ def test_impossible_wishes_are_refused():
     full = dataclasses.replace(model, channel_weights=np.ones((5, 4)))
     with pytest.raises(InputError, match="every muscle has a channel"):
         add_expected_channels(full, params, walk)
+
+
+def test_a_study_of_such_recordings_is_driven_by_them():
+    """The shipped demo, whose brachialis has no electrode."""
+    demo = read_study("asset:demo/study.toml")
+    assert demo.model.passive_muscles == ("BRA",)
+    trials = add_expected_channels(demo.model, demo.start, list(demo.trials.values()), gait=False)
+    drives = {"biceps": ["BIClong", "BICshort"], "triceps_long": ["TRIlong"], "triceps_lateral": ["TRIlat", "TRImed"]}
+    study = make_study(
+        "with a brachialis",
+        model="asset:arm",
+        coordinates=["r_shoulder_elev", "r_elbow_flex"],
+        channels={**drives, "expected BRA": ["BRA"]},
+        trials=trials,
+        train=["reach_1", "reach_2"],
+        held_out=["reach_3"],
+        dt=0.01,
+    )
+    assert study.model.passive_muscles == ()
+    column = study.model.channels.index("expected BRA")
+    for segment in (*study.train, *study.held_out["reach_3"]):
+        signal = np.asarray(segment.replay.excitations)[:, column]
+        assert signal.std() > 0.01
+        assert (signal >= 0).all()
