@@ -100,10 +100,6 @@ def _setup() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
-for _command in cli_environments.COMMANDS:
-    app.command()(_command)
-
-
 @app.command()
 def demo(
     output: OutputOption = None,
@@ -656,6 +652,10 @@ def inverse_dynamics_command(
             table.add_row(escape(row.coordinate), f"{row.r2:.5f}", f"{row.rmse:.4f}")
         console.print(table)
     done([output], began)
+
+
+for _command in cli_environments.COMMANDS:
+    app.command()(_command)
 
 
 @app.command()
