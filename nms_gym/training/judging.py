@@ -16,8 +16,9 @@ from nms_gym.envs.policies import policy
 from nms_gym.envs.task import Task, as_dtype, episode_key, play_score
 from nms_gym.files.policy import Policy, Shape, Weights, answer
 
-FIRST_SEED = 1_000_000
-"""episodes from here on are for judging; training draws others"""
+CHOICE_SEED, TEST_SEED = 1_000_000, 2_000_000
+"""episodes from the first on choose the best policy of a training, those from the second on score it; training itself
+draws others"""
 SIMPLE = ("zero", "random", "baseline")
 RESAMPLES = 2000
 
@@ -44,7 +45,7 @@ class Score:
 class Judge:
     """Scores policies on one task, always on the same episodes; float32, all episodes side by side."""
 
-    def __init__(self, task: Task, episodes: int = 64, first_seed: int = FIRST_SEED) -> None:
+    def __init__(self, task: Task, episodes: int = 64, first_seed: int = TEST_SEED) -> None:
         """Prepare.
 
         Args:

@@ -31,7 +31,7 @@ from nms_gym.files.policy import Policy, Shape, Weights, save_policy
 from nms_gym.recording.storage import atomic_path
 from nms_gym.training.analytic import SHAPE, Analytic, AnalyticSettings
 from nms_gym.training.checkpoint import load_checkpoint, save_checkpoint
-from nms_gym.training.judging import Judge, Score, rows
+from nms_gym.training.judging import CHOICE_SEED, Judge, rows
 
 ALGORITHMS: dict[str, str] = {
     "apg": "our own: the return differentiated through muscles and skeleton (short-horizon actor-critic)",
@@ -73,7 +73,7 @@ class Trained:
     """the best of the curve"""
     curve: tuple[Point, ...]
     simple: dict[str, dict[str, float]]
-    """rows of policies that need no training, on the same episodes"""
+    """rows of policies that need no training, on the episodes that ``policy.scores`` is of"""
     files: tuple[Path, ...]
     """that were written; none without ``out``"""
 
@@ -105,7 +105,8 @@ def train(
         resume: go on from ``out/checkpoint.npz`` where there is one, as if nothing had happened ("apg" only).
         settings: of the algorithm: fields of ``AnalyticSettings`` for "apg", arguments of brax's or
             Stable-Baselines3's trainer for the others.
-        episodes: that policies are judged on, which no training sees.
+        episodes: that policies are judged on, which no training sees: as many to choose the best of the curve by, and
+            as many others to score it and the simple policies on.
         points: of the learning curve: how often the policy is judged.
         success: end when the policy succeeds in this part of the episodes.
         patience: end when this many points in a row were no better than the best before.
@@ -126,7 +127,6 @@ def train(
     folder = None if out is None else Path(out)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    judge = Judge(made, episodes)
     keeper = _Keeper(
         task=made,
         name=task if isinstance(task, str) else type(made).__name__,
@@ -134,8 +134,9 @@ def train(
         algorithm=algorithm,
         seed=seed,
         total=steps or STEPS[algorithm],
-        judge=judge,
-        simple=rows(judge.simple()),
+        judge=Judge(made, episodes, CHOICE_SEED),
+        test=(test := Judge(made, episodes)),
+        simple=rows(test.simple()),
         folder=folder,
         success=success,
         patience=patience,
@@ -159,6 +160,7 @@ class _Keeper:
         seed: int,
         total: int,
         judge: Judge,
+        test: Judge,
         simple: dict[str, dict[str, float]],
         folder: Path | None,
         success: float | None,
@@ -167,7 +169,7 @@ class _Keeper:
     ) -> None:
         self.description, self.bounds = describe(task), task.action_bounds
         self.name, self.options, self.algorithm, self.seed, self.total = name, dict(options), algorithm, seed, total
-        self.judge, self.simple, self.folder = judge, simple, folder
+        self.judge, self.test, self.simple, self.folder = judge, test, simple, folder
         self.success, self.patience, self.progress = success, patience, progress
         self.shape: Shape = SHAPE
         self.curve: list[Point] = []
@@ -242,7 +244,7 @@ class _Keeper:
                 "cpu_seconds": point.seconds,
                 "nms_gym": version("nms-gym"),
             },
-            scores={"trained": point.score, **self.simple},
+            scores={"trained": self.test.weights(weights, self.shape).row(), **self.simple},
         )
         files: list[Path] = []
         if self.folder is not None:
@@ -370,6 +372,3 @@ def _train_sb3(keeper: _Keeper, task: Task, settings: dict[str, Any], points: in
 
     keeper.shape = SB3_SHAPE
     learn(task, keeper.total, keeper.seed, points, settings, keeper.note)
-
-
-__all__ = ["ALGORITHMS", "STEPS", "Point", "Score", "Trained", "train", "units_of"]

@@ -16,7 +16,7 @@ from nms_gym.errors import InputError
 from nms_gym.files.policy import answer, load_policy
 from nms_gym.training.analytic import SHAPE, Analytic, AnalyticSettings
 from nms_gym.training.checkpoint import load_checkpoint, save_checkpoint
-from nms_gym.training.judging import Judge, Score, paired_difference
+from nms_gym.training.judging import CHOICE_SEED, Judge, Score, paired_difference
 from nms_gym.training.run import train, units_of
 
 SETTINGS = {"episodes": 32, "window": 20, "hidden": [16], "learning_rate": 1e-2, "discount": 0.9}
@@ -60,11 +60,15 @@ def test_files_say_what_was_learned(trained):
     assert len(record["curve"]) == len(rows) == 7
 
 
-def test_the_best_of_the_curve_is_kept(trained):
+def test_the_best_of_the_curve_is_kept_and_scored_on_other_episodes(trained):
     result, _ = trained
-    best = max(p.score["return"] for p in result.curve)
-    assert result.policy.scores["trained"]["return"] == best
-    assert Judge(Push(), 64).policy(result.policy).row()["return"] == pytest.approx(best, rel=1e-6)
+    best = max(result.curve, key=lambda p: p.score["return"])
+    assert result.policy.training["steps"] == best.steps
+    again = Judge(Push(), 64, CHOICE_SEED).policy(result.policy).row()
+    assert again["return"] == pytest.approx(best.score["return"], rel=1e-6)
+    score = result.policy.scores["trained"]
+    assert Judge(Push(), 64).policy(result.policy).row()["return"] == pytest.approx(score["return"], rel=1e-6)
+    assert score["return"] != best.score["return"]
 
 
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(trained, tmp_path):
