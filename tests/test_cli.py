@@ -22,7 +22,7 @@ from rich.console import Console
 
 from calibration.uncertainty.discrepancy import load_corrections
 from calibration.validation import predict_segment
-from nms_gym import cli
+from nms_gym import _console, cli, cli_environments
 from nms_gym._assets import asset_path
 from nms_gym.files.model_file import read_model_file
 from nms_gym.files.prediction import load_quantities
@@ -88,9 +88,12 @@ class Ran(NamedTuple):
 def run(*arguments: object) -> Ran:
     """The command line in this process; the environment that it sets is put back."""
     out, err = io.StringIO(), io.StringIO()
+    console = Console(highlight=False, width=160)
     with (
         mock.patch.dict(os.environ),
-        mock.patch.object(cli, "console", Console(highlight=False, width=160)),
+        mock.patch.object(_console, "console", console),
+        mock.patch.object(cli, "console", console),
+        mock.patch.object(cli_environments, "console", console),
         mock.patch.object(sys, "argv", ["nms-gym", *map(str, arguments)]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
