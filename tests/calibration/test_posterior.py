@@ -363,10 +363,10 @@ def test_laplace_agrees_with_nuts():
 
     @jax.jit
     def run(key):
-        return jax.lax.scan(step, kernel.init(begin), jax.random.split(key, 1200))[1]
+        return jax.lax.scan(step, kernel.init(begin), jax.random.split(key, 800))[1]
 
     chain, divergent = run(jax.random.key(0))
-    nuts = layout.low + (layout.high - layout.low) * expit(np.asarray(chain[200:]))
+    nuts = layout.low + (layout.high - layout.low) * expit(np.asarray(chain[150:]))
     ours = sample(posterior, 4000)
     assert np.mean(np.asarray(divergent)) < 0.02
     sd = nuts.std(axis=0)

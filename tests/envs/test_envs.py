@@ -619,8 +619,8 @@ def test_bad_options(files, name, kind):
 def test_bad_vector_options(files):
     with pytest.raises(InputError, match="num_envs is 0"):
         NmsVectorEnv(0, **files)
-    with pytest.raises(InputError, match=r"Disabled.*NextStep"):
-        NmsVectorEnv(2, **files, autoreset_mode="Disabled")
+    with pytest.raises(InputError, match=r"Sometimes.*NextStep"):
+        NmsVectorEnv(2, **files, autoreset_mode="Sometimes")
 
 
 def test_unfit_trials():
