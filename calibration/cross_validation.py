@@ -23,7 +23,8 @@ import numpy as np
 from calibration.fitting import starting_points
 from calibration.problem import Layout, Penalties, Problem, params_at
 from calibration.residuals import Data, Quadratic, make_objective, predict_stack
-from calibration.solvers.batch import Precision, cast, fast_compilation, make_advance, make_batches, solve
+from calibration.solvers.batch import Precision, cast, make_advance, make_batches, solve
+from nms_gym._compilation import fast_compilation
 from nms_gym.errors import InputError, listed
 from nms_gym.model.parameters import NmsParams
 from nms_gym.model.replay import Segment

@@ -18,8 +18,8 @@ from jax import Array
 from calibration.problem import Layout, Penalties, Problem, make_layout, params_at
 from calibration.residuals import make_data, make_objective
 from calibration.solvers import gradient_descent, levenberg_marquardt
-from calibration.solvers.batch import fast_compilation
 from calibration.validation import float64
+from nms_gym._compilation import fast_compilation
 from nms_gym.errors import InputError, listed
 from nms_gym.model.parameters import NmsParams
 

@@ -18,7 +18,7 @@ PACKAGES = {"nms_gym": Path(nms_gym.__file__).parent, "calibration": Path(calibr
 # From the bottom up: a layer imports from those above it in this list, and from itself.
 LAYERS = (
     {"nms_gym.errors", "nms_gym._parameter", "nms_gym._assets"},
-    {"nms_gym._pytree"},
+    {"nms_gym._pytree", "nms_gym._compilation"},
     {"nms_gym.anatomy"},
     {"nms_gym.recording"},
     {"nms_gym.excitation", "nms_gym.skeleton"},

@@ -23,8 +23,8 @@ import numpy as np
 import optax
 from jax import Array
 
-from calibration.solvers.batch import fast_compilation
 from calibration.validation import float64
+from nms_gym._compilation import fast_compilation
 from nms_gym.errors import InputError
 from nms_gym.excitation import activation as act
 from nms_gym.excitation.synergies import FLOOR_WIDTH

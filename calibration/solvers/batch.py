@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from calibration.problem import Layout, Penalties, Problem, make_layout
 from calibration.residuals import Data, Quadratic, Stack, make_data
 from calibration.solvers import levenberg_marquardt
+from nms_gym._compilation import fast_compilation
 from nms_gym.model.parameters import NmsParams
 from nms_gym.model.replay import Replay
 from nms_gym.model.structure import NmsModel
@@ -134,22 +135,6 @@ def _grown(stack: Stack, segments: int, steps: int) -> Stack:
 def _with_zeros(leaf: Any, segments: int, steps: int) -> Any:
     leaf = np.asarray(leaf)
     return np.pad(leaf, [(0, segments - leaf.shape[0]), (0, steps - leaf.shape[1])] + [(0, 0)] * (leaf.ndim - 2))
-
-
-@functools.cache
-def fast_compilation() -> dict[str, Any]:
-    """Options with which XLA compiles these programs for CPUs a third faster, and they run as fast.
-
-    Empty on other devices, and where the installed XLA does not know them.
-    """
-    options = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
-    if jax.default_backend() != "cpu":
-        return {}
-    try:
-        jax.jit(lambda x: x + 1, compiler_options=options).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return options
 
 
 def cast(tree: Any, precision: Precision) -> Any:

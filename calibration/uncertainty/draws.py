@@ -14,10 +14,10 @@ import numpy as np
 
 from calibration.problem import Layout, Penalties, Problem, params_at
 from calibration.residuals import make_data, make_objective
-from calibration.solvers.batch import fast_compilation
 from calibration.uncertainty.posterior import Mode, Posterior
 from calibration.uncertainty.truncated_normal import sample_box
 from calibration.validation import float64
+from nms_gym._compilation import fast_compilation
 from nms_gym.errors import InputError
 from nms_gym.model.parameters import NmsParams
 

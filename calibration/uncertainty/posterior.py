@@ -28,9 +28,10 @@ import numpy as np
 from calibration.fitting import CalibrationResult
 from calibration.problem import Layout, Penalties, Problem, params_at
 from calibration.residuals import Data, Quadratic, make_objective, predict_stack
-from calibration.solvers.batch import Precision, cast, fast_compilation, make_batches
+from calibration.solvers.batch import Precision, cast, make_batches
 from calibration.uncertainty.truncated_normal import log_box_probability
 from calibration.validation import float64
+from nms_gym._compilation import fast_compilation
 from nms_gym.errors import InputError
 from nms_gym.model.parameters import NmsParams
 from nms_gym.model.structure import NmsModel

@@ -21,6 +21,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from nms_gym._compilation import fast_compilation
 from nms_gym._pytree import pytree, replace
 from nms_gym.envs.task import Task, describe
 from nms_gym.errors import InputError
@@ -152,7 +153,8 @@ class Analytic:
         critic = make_layers(critic_key, (observations, *s.hidden, 1), last=0.1)
         actor_optimizer, critic_optimizer = self._optimizers
         keys = jax.random.split(key, s.episodes + 1)
-        worlds, first = jax.vmap(task.reset)(keys[1:])
+        reset = jax.jit(lambda task, keys: jax.vmap(task.reset)(keys), compiler_options=fast_compilation())
+        worlds, first = reset(task, keys[1:])
         phases = np.arange(s.episodes) % self.windows
         return Learning(
             actor=actor,

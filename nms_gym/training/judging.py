@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from nms_gym._compilation import fast_compilation
 from nms_gym.envs.policies import policy
 from nms_gym.envs.task import Task, as_dtype, episode_key, play_score
 from nms_gym.files.policy import Policy, Shape, Weights, answer
@@ -79,7 +80,7 @@ class Judge:
     def _score(self, make: Any, *given: Any) -> Score:
         with jax.enable_x64(False):
             given = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), given)
-            returns, success = _episodes(make, self._task, self._seeds, given)
+            returns, success = _episodes()(make, self._task, self._seeds, given)
         return Score(np.asarray(returns, float), np.asarray(success))
 
 
@@ -95,10 +96,15 @@ def _always(act: Any) -> Any:
     return lambda task: act
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _episodes(make: Any, task: Any, seeds: Array, given: tuple[Any, ...]) -> tuple[Array, Array]:
-    act = make(task, *given)
-    return jax.vmap(lambda seed: play_score(task, act, episode_key(seed)))(seeds)
+@functools.cache
+def _episodes() -> Any:
+    """Jitted: what makes a policy, a task, seeds and what the policy is made of, to returns and successes."""
+
+    def run(make: Any, task: Any, seeds: Array, given: tuple[Any, ...]) -> tuple[Array, Array]:
+        act = make(task, *given)
+        return jax.vmap(lambda seed: play_score(task, act, episode_key(seed)))(seeds)
+
+    return jax.jit(run, static_argnums=0, compiler_options=fast_compilation())
 
 
 def paired_difference(a: Score, b: Score, level: float = 0.95, seed: int = 0) -> tuple[float, float, float]:

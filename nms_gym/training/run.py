@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nms_gym._compilation import fast_compilation
 from nms_gym.envs import make_task
 from nms_gym.envs.task import Task, as_dtype, describe
 from nms_gym.errors import InputError, listed, near
@@ -354,7 +355,7 @@ def _weights_of(stored: Mapping[str, Any]) -> Weights:
 
 @functools.lru_cache(maxsize=8)
 def _compiled(trainer: Analytic) -> Any:
-    return jax.jit(trainer.improve)
+    return jax.jit(trainer.improve, compiler_options=fast_compilation())
 
 
 def _train_brax(keeper: _Keeper, task: Task, settings: dict[str, Any], points: int, resume: bool) -> None:
