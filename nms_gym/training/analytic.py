@@ -73,7 +73,11 @@ class AnalyticSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
                 raise InputError(f"{name} is {value!r}; use a number from {low:g} to {high:g}")
-        if not self.hidden or not all(isinstance(n, int) and 1 <= n <= 4096 for n in self.hidden):
+        for name in ("episodes", "window", "value_epochs"):
+            if not isinstance(getattr(self, name), int):
+                raise InputError(f"{name} is {getattr(self, name)!r}; use a whole number")
+        layers = self.hidden if isinstance(self.hidden, tuple) else ()
+        if not layers or not all(isinstance(n, int) and 1 <= n <= 4096 for n in layers):
             raise InputError(f"hidden is {self.hidden!r}; give the units of at least one layer, such as (64, 64)")
 
 

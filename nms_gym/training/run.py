@@ -1,7 +1,6 @@
 """Train a policy on a task: learn, judge, keep the best, write everything down, go on after a kill.
 
-from nms_gym.training import train
-trained = train("ElbowReach-v0", subject="out/subject.json", out="out/reach")
+trained = nms_gym.train("ElbowReach-v0", subject="out/subject.json", out="out/reach")
 trained.policy.act(observation)
 """
 
@@ -28,6 +27,7 @@ from nms_gym._compilation import fast_compilation
 from nms_gym.envs import make_task
 from nms_gym.envs.task import Task, as_dtype, describe
 from nms_gym.errors import InputError, listed, near
+from nms_gym.files.folder import make_folder
 from nms_gym.files.policy import Policy, Shape, Weights, save_policy
 from nms_gym.recording.storage import atomic_path
 from nms_gym.training.analytic import SHAPE, Analytic, AnalyticSettings
@@ -60,10 +60,6 @@ class Point:
     def row(self) -> dict[str, float]:
         """All in one, for tables and files."""
         return {"steps": self.steps, "cpu_seconds": self.seconds, **self.score, **self.numbers}
-
-
-Note = Callable[[int, Weights, Mapping[str, float]], bool]
-"""what a trainer calls with the steps so far, the policy and numbers of its own; False asks it to end"""
 
 
 @dataclass(frozen=True)
@@ -127,7 +123,7 @@ def train(
     made = make_task(task, **options)
     folder = None if out is None else Path(out)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     keeper = _Keeper(
         task=made,
         name=task if isinstance(task, str) else type(made).__name__,
@@ -185,7 +181,8 @@ class _Keeper:
         score = self.judge.weights(weights, self.shape)
         point = Point(int(steps), seconds, score.row(), {k: float(v) for k, v in (numbers or {}).items()})
         self.curve.append(point)
-        value = float(score.returns.mean())
+        # A policy whose episodes blow up is worse than any other.
+        value = float(score.returns.mean()) if np.isfinite(score.returns).all() else -math.inf
         if self.best is None or value > self.best[0]:
             self.best, self.since_best = (value, jax.tree.map(np.array, weights), point), 0
         else:
@@ -218,7 +215,8 @@ class _Keeper:
         self.curve = [Point(**p) for p in record["curve"]]
         self.spent, self.since_best = record["spent"], record["since_best"]
         best = Point(**record["best"])
-        self.best = (best.score["return"], _weights_of(record["best_weights"]), best)
+        value = best.score["return"]
+        self.best = (value if math.isfinite(value) else -math.inf, _weights_of(record["best_weights"]), best)
         self._began = time.process_time()
         return int(record["done"])
 
@@ -305,7 +303,7 @@ def _train_analytic(keeper: _Keeper, task: Task, settings: dict[str, Any], point
     unknown = [n for n in settings if n not in names]
     if unknown:
         raise InputError(f"apg has no setting {listed(unknown)}; there are {listed(names, 20)}")
-    if "hidden" in settings:
+    if isinstance(settings.get("hidden"), list):
         settings["hidden"] = tuple(settings["hidden"])
     chosen = AnalyticSettings(**settings)
     bounds = [tuple(np.asarray(bound, float).tolist()) for bound in task.action_bounds]

@@ -148,6 +148,8 @@ def test_wrong_requests_are_refused():
         ({"settings": {"windows": 3}}, "window"),
         ({"settings": {"discount": 1.0}}, "discount"),
         ({"settings": {"hidden": []}}, "hidden"),
+        ({"settings": {"hidden": 5}}, "hidden"),
+        ({"settings": {"episodes": 8.5}}, "whole number"),
         ({"episodes": 0}, "episodes"),
         ({"tendon": "rigid"}, "already built"),
     ):
