@@ -21,6 +21,8 @@ from .study.build import Study as Study
 from .study.build import make_study as make_study
 from .study.calibrate import Outcome as Outcome
 from .study.calibrate import calibrate as calibrate
+from .study.dynamometer import Dynamometer as Dynamometer
+from .study.dynamometer import read_dynamometer as read_dynamometer
 from .study.emg import EmgRecipe as EmgRecipe
 from .study.options import SolverOptions as SolverOptions
 from .study.passive import PassiveRecording as PassiveRecording

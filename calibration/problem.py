@@ -141,6 +141,32 @@ class Target:
 
 
 @dataclass(frozen=True, eq=False)
+class MaximalMoments:
+    """Joint moments of maximal contractions, as a dynamometer measures them: R of them, each in a pose that is held, or
+    passed at a constant speed. ``calibration.study.dynamometer`` makes them.
+
+    Muscles that pull the joint's way are at ``level``, whatever their EMG: this is what tells strength from gain.
+    """
+
+    labels: tuple[str, ...]
+    """of each, in words"""
+    joints: tuple[str, ...]
+    """coordinate whose moment it is"""
+    moments: np.ndarray
+    """(R,) N·m, positive along the coordinate"""
+    tolerance: np.ndarray
+    """(R,) N·m, expected error of model and measurement"""
+    level: np.ndarray
+    """(R, M) activation of every muscle"""
+    lengths: np.ndarray
+    """(R, M) m"""
+    velocities: np.ndarray
+    """(R, M) m/s"""
+    moment_arms: np.ndarray
+    """(R, M) m, of the joint"""
+
+
+@dataclass(frozen=True, eq=False)
 class Layout:
     """Where each entry of ``z`` goes. NumPy, fixed before anything is traced; equal layouts share compiled solvers."""
 
@@ -204,6 +230,8 @@ class Problem:
     """motions of relaxed muscles with their passive moments; not a number where a moment is not known"""
     targets: tuple[tuple[Target, ...], ...] = ()
     """what was measured of single muscles, beside the moments, on each of the segments"""
+    maximal: MaximalMoments | None = None
+    """moments of maximal contractions; None where there are none"""
 
     def __post_init__(self) -> None:
         if self.free is BY_DEFAULT:
@@ -229,6 +257,11 @@ class Problem:
                 if float(np.std(s.measured[s.scored, k])) < 1e-9:
                     raise InputError(f"{s.name}: the measured moment of {c!r} is constant; leave that coordinate out")
         self._check_targets()
+        if self.maximal is not None and self.maximal.level.shape[1] != len(self.model.muscles):
+            raise InputError(
+                f"maximal moments are of {self.maximal.level.shape[1]} muscles, the model has "
+                f"{len(self.model.muscles)}; make them with this model"
+            )
         layout = make_layout(self)
         self._require_effect(layout)
 

@@ -6,6 +6,7 @@ tolerance (``Penalties``):
 =====================  ===================================================================================
 moments                errors of the measured joint moments
 passive_moments        errors of passive moments, muscles relaxed
+maximal_moments        errors of moments by a dynamometer, muscles at their strongest
 fiber_range            normalised fiber lengths beyond their working range
 tendon_strain          tendon strains beyond theirs
 effort                 activation of muscles that only synergies drive
@@ -24,16 +25,16 @@ to 12, however many there are) gives the exact Jacobian.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from calibration.problem import Layout, Penalties, Problem, group_rows, make_layout, params_at
+from calibration.problem import Layout, MaximalMoments, Penalties, Problem, group_rows, make_layout, params_at
 from nms_gym._pytree import Leaf, pytree
-from nms_gym.model.forward import NmsOutput, channel_excitation
+from nms_gym.model.forward import Kinematics, NmsOutput, channel_excitation, steady_force
 from nms_gym.model.parameters import NmsParams
 from nms_gym.model.quantities import MUSCLE_OUTPUTS
 from nms_gym.model.replay import Replay, Segment, delayed_channels, padded, predict_moments
@@ -69,6 +70,20 @@ class MeasuredMuscles:
 
 
 @pytree
+class Maximal:
+    """Maximal contractions: R of them, of one joint each."""
+
+    level: Leaf
+    """(R, M)"""
+    kinematics: Kinematics
+    """leaves (R, M); moment arms of the joint"""
+    measured: Leaf
+    """(R,) N·m"""
+    weight: Leaf
+    """(R,) 1/(N·m), zero where not counted"""
+
+
+@pytree
 class Data:
     """What a calibration is fitted to."""
 
@@ -82,6 +97,7 @@ class Data:
     """(R, P) differences within groups, in tolerances; no rows where that is off"""
     targets: dict[str, MeasuredMuscles]
     """by quantity"""
+    maximal: Maximal | None = None
 
 
 @pytree
@@ -94,6 +110,8 @@ class Forces:
     """(S, T, M) what each block per muscle is made of, in tolerances"""
     passive: Array | None
     """(S', T', M) N"""
+    maximal: Array | None
+    """(R, M) N"""
 
 
 @pytree
@@ -130,7 +148,14 @@ def make_data(problem: Problem) -> Data:
         tracked=problem.tracked_weights,
         similar=rows if p.group_tolerance else rows[:0],
         targets=_measured_muscles(problem, mask.shape[1]),
+        maximal=None if problem.maximal is None else make_maximal(problem.maximal),
     )
+
+
+def make_maximal(given: MaximalMoments) -> Maximal:
+    """Maximal contractions as arrays."""
+    kinematics: Any = Kinematics(given.lengths, given.velocities, given.moment_arms)  # type: ignore[arg-type]
+    return Maximal(given.level, kinematics, given.moments, 1.0 / given.tolerance)
 
 
 def _spread_of_recordings(segments: Sequence[Segment], moments: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -172,6 +197,16 @@ def _stacked(segments: Sequence[Segment]) -> tuple[Replay, np.ndarray, np.ndarra
 def predict_stack(model: NmsModel, params: NmsParams, replay: Replay) -> NmsOutput:
     """``predict_moments`` over stacked segments ``(S, ...)``."""
     return jax.vmap(lambda r: predict_moments(model, params, r))(replay)
+
+
+def predict_maximal(model: NmsModel, params: NmsParams, maximal: Maximal) -> Array:
+    """Tendon forces ``(R, M)`` N of maximal contractions."""
+    return jax.vmap(lambda level, k: steady_force(model, params, level, k))(maximal.level, maximal.kinematics)
+
+
+def moments_of(maximal: Maximal, tendon_force: Array) -> Array:
+    """Moments ``(R,)`` N·m of forces ``(R, M)``."""
+    return jnp.sum(maximal.kinematics.moment_arms * tendon_force, axis=-1)
 
 
 def recorded_excitation(params: NmsParams, tracked: Array, replay: Replay) -> Array:
@@ -231,11 +266,15 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
         params = params_at(layout, start, z)
         out = predict_stack(model, params, data.train.replay)
         passive = None if data.passive is None else predict_stack(model, params, data.passive.replay).tendon_force
-        return Forces(out.tendon_force, muscle_terms(model, data, params, out), passive)
+        maximal = None if data.maximal is None else predict_maximal(model, params, data.maximal)
+        return Forces(out.tendon_force, muscle_terms(model, data, params, out), passive, maximal)
 
     def moment_residual(stack: Stack, tendon_force: Array) -> Array:
         moments = jnp.einsum("stkm,stm->stk", stack.replay.moment_arms, tendon_force)
         return (moments - stack.measured) * stack.weight
+
+    def maximal_residual(maximal: Maximal, tendon_force: Array) -> Array:
+        return (moments_of(maximal, tendon_force) - maximal.measured) * maximal.weight
 
     def prior(z: Array) -> Array:
         return jnp.asarray(layout.prior_precision, z.dtype)
@@ -251,6 +290,8 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
         blocks = {"moments": half_squares(moment_residual(data.train, f.tendon_force))}
         if data.passive is not None and f.passive is not None:
             blocks["passive_moments"] = half_squares(moment_residual(data.passive, f.passive))
+        if data.maximal is not None and f.maximal is not None:
+            blocks["maximal_moments"] = half_squares(maximal_residual(data.maximal, f.maximal))
         if len(data.similar):
             blocks["group_similarity"] = half_squares(data.similar @ z)
         return {**blocks, "prior": 0.5 * z @ prior(z) @ z}
@@ -283,6 +324,11 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
         if data.passive is not None and f.passive is not None and df.passive is not None:
             jacobian = moment_jacobian(data.passive, df.passive)
             gradient = gradient + jacobian.T @ moment_residual(data.passive, f.passive).ravel()
+            matrix = matrix + jacobian.T @ jacobian
+        if data.maximal is not None and f.maximal is not None and df.maximal is not None:
+            arms = data.maximal.kinematics.moment_arms * data.maximal.weight[:, None]
+            jacobian = jnp.einsum("rm,crm,cmp->rp", arms, df.maximal, pick, optimize=[(0, 1), (0, 1)])
+            gradient = gradient + jacobian.T @ maximal_residual(data.maximal, f.maximal)
             matrix = matrix + jacobian.T @ jacobian
         similar = data.similar.T @ data.similar
         # A term of muscle m involves m's parameters only: sum over time first, per muscle and pair of colors.

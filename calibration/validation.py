@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from calibration.problem import Target
+from calibration.problem import MaximalMoments, Target
+from calibration.residuals import Maximal, make_maximal, moments_of, predict_maximal
 from nms_gym.errors import InputError
 from nms_gym.model.forward import NmsOutput
 from nms_gym.model.parameters import NmsParams
@@ -172,6 +174,39 @@ def evaluate_targets(
             sum(len(e) for _, e in found),
         )
         for (quantity, muscle), found in errors.items()
+    ]
+
+
+def evaluate_maximal(model: NmsModel, params: NmsParams, maximal: MaximalMoments) -> np.ndarray:
+    """Moments ``(R,)`` N·m of maximal contractions, float64."""
+    bare = dataclasses.replace(model, paths=None, skeleton=None)
+    with jax.enable_x64(True):
+        return np.asarray(_maximal(*float64((bare, params, make_maximal(maximal)))))
+
+
+@jax.jit
+def _maximal(model: NmsModel, params: NmsParams, maximal: Maximal) -> jax.Array:
+    return moments_of(maximal, predict_maximal(model, params, maximal))
+
+
+def tabulate_maximal(
+    model: NmsModel, start: NmsParams, params: NmsParams, maximal: MaximalMoments | None
+) -> list[dict[str, Any]]:
+    """A row per maximal contraction, N·m positive along the coordinate: as measured, with its tolerance, of the
+    uncalibrated and of the calibrated person."""
+    if maximal is None:
+        return []
+    before, after = (evaluate_maximal(model, p, maximal) for p in (start, params))
+    return [
+        {
+            "coordinate": joint,
+            "pose": label,
+            "measured": float(maximal.moments[i]),
+            "tolerance": float(maximal.tolerance[i]),
+            "uncalibrated": float(before[i]),
+            "calibrated": float(after[i]),
+        }
+        for i, (joint, label) in enumerate(zip(maximal.joints, maximal.labels, strict=True))
     ]
 
 

@@ -263,10 +263,12 @@ PUBLIC = {
         trained_range write_model_file write_osim write_quantities
     """,
     "calibration": """
-        Assistance CalibrationResult DEFAULT_FREE Discrepancy EmgRecipe Free Outcome PassiveRecording Penalties
+        Assistance CalibrationResult DEFAULT_FREE Discrepancy Dynamometer EmgRecipe Free Outcome PassiveRecording
+        Penalties
         Posterior Prediction Problem Progress Scored SolverOptions Status Study Synergies SynergyPlan Target
         ValidationPlan add_expected_channels add_synergies assist bands calibrate calibrate_ceinms compare
         corrected_moments cross_validate default_free fit fit_cohort fit_discrepancy identifiability intervals laplace
-        load_corrections make_study predict read_study sample score tabulate write_predictions write_results
+        load_corrections make_study predict read_dynamometer read_study sample score tabulate write_predictions
+        write_results
     """,
 }

@@ -147,6 +147,8 @@ class Evidence:
     """whose limits of fiber length and tendon strain a muscle is held to"""
     analysis: Analysis | None = None
     """how sure the fit is"""
+    maximal: tuple[Mapping[str, Any], ...] = ()
+    """moments of maximal contractions, rows of ``validation.tabulate_maximal``"""
 
     @property
     def model(self) -> NmsModel:
@@ -212,6 +214,7 @@ def collect(
     result: CalibrationResult | None,
     penalties: Penalties | None = None,
     analysis: Analysis | None = None,
+    maximal: Sequence[Mapping[str, Any]] = (),
 ) -> Evidence:
     """Predict every window and compute everything.
 
@@ -251,6 +254,7 @@ def collect(
         else _from_file(subject),
         penalties=penalties or Penalties(),
         analysis=analysis,
+        maximal=tuple(maximal),
     )
 
 

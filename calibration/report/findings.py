@@ -23,6 +23,7 @@ GOOD_R2, FAIR_R2 = 0.8, 0.6
 OVERFIT_GAP = 0.1
 WORSE_BY = 0.005
 FAR_SDS = 2.0
+FAR_TOLERANCES = 2.0
 LAG, LAG_GAIN = 0.015, 0.02
 OFFSET_SHARE = 0.5
 SIZE_RANGE = (0.75, 1.33)
@@ -236,6 +237,28 @@ def _parameters(evidence: Evidence) -> list[Finding]:
             )
         )
     return found
+
+
+def _maximal(evidence: Evidence) -> list[Finding]:
+    """Maximal contractions that the fitted person misses by much."""
+    rows = [r for r in evidence.maximal if abs(r["calibrated"] - r["measured"]) > FAR_TOLERANCES * r["tolerance"]]
+    if not rows:
+        return []
+    listing = [
+        f"{joint_name(r['coordinate'])} at {r['pose']} ({number(r['measured'], 1)} measured, "
+        f"{number(r['calibrated'], 1)} N·m of the model)"
+        for r in rows
+    ]
+    return [
+        Finding(
+            "caution",
+            f"{len(rows)} of {plural(len(evidence.maximal), 'maximal moment')} are missed by more than "
+            f"{FAR_TOLERANCES:g} tolerances: {some(listing, 4)}.",
+            "For maximal moments that are missed, check the sign and zero of the angles, whether gravity was taken "
+            "off, whether the study has all muscles that pull that way, and bounds and priors of strength. Where the "
+            "effort was not maximal, say so by its activation.",
+        )
+    ]
 
 
 def _timing(evidence: Evidence) -> list[Finding]:
@@ -515,6 +538,7 @@ def all_findings(evidence: Evidence) -> list[Finding]:
         *_excitations(evidence),
         *_agreement(evidence),
         *_parameters(evidence),
+        *_maximal(evidence),
         *_timing(evidence),
         *_muscles(evidence),
     ]

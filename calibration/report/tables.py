@@ -128,6 +128,15 @@ def targets_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return list(shown.values())
 
 
+def maximal_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Moments of maximal contractions, measured beside the model's, from ``tabulate_maximal``."""
+    numbers = ("measured", "tolerance", "uncalibrated", "calibrated")
+    return [
+        {"joint": joint_name(row["coordinate"]), "pose": row["pose"], **{n: number(row[n], 1) for n in numbers}}
+        for row in rows
+    ]
+
+
 def metrics_table(evidence: Evidence) -> list[dict[str, Any]]:
     """Joints, in each its sets of windows, in each its rows."""
     joints = []

@@ -34,6 +34,7 @@ from calibration.report.tables import (
     channel_table,
     facts,
     fitted_row,
+    maximal_table,
     metrics_table,
     muscle_table,
     readable,
@@ -68,6 +69,7 @@ def write_report(
     films: Sequence[Picture] = (),
     penalties: Penalties | None = None,
     targets: Sequence[Mapping[str, Any]] = (),
+    maximal: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write ``report.html`` and ``figures/*.png`` into ``folder``, which is made when missing.
 
@@ -86,6 +88,7 @@ def write_report(
         films: of the person in an environment; adds a section.
         penalties: of the problem, whose limits of fiber length and tendon strain are shown; by default the usual ones.
         targets: of what was measured of single muscles, rows of ``validation.tabulate_targets``; adds a table.
+        maximal: moments of maximal contractions, rows of ``validation.tabulate_maximal``; adds a table.
 
     Returns:
         Path of the HTML file.
@@ -97,7 +100,7 @@ def write_report(
     target = Path(folder)
     if target.exists() and not target.is_dir():
         raise InputError(f"{target}: the report needs a folder, this is a file; give another name")
-    evidence = collect(subject, train, held_out, result, penalties, analysis)
+    evidence = collect(subject, train, held_out, result, penalties, analysis, maximal)
     pictures = draw(evidence)
     pictures["uncertainty"] = [] if analysis is None else band_pictures(analysis)
     pictures["motion"] = list(films)
@@ -124,6 +127,7 @@ def write_metrics(
     bands: Sequence[Mapping[str, Any]] = (),
     trained_range: Sequence[Mapping[str, Any]] = (),
     targets: Sequence[Mapping[str, Any]] = (),
+    maximal: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write metrics rows (from ``validation.tabulate``) as versioned JSON, replaced in one step.
 
@@ -138,6 +142,8 @@ def write_metrics(
             left out where nobody looked.
         targets: of what was measured of single muscles, rows of ``validation.tabulate_targets``; left out where there
             are none.
+        maximal: moments of maximal contractions, rows of ``validation.tabulate_maximal``; left out where there are
+            none.
 
     Raises:
         InputError: the ending is not ``.json``, the folder is missing, or a row holds something JSON cannot.
@@ -147,7 +153,8 @@ def write_metrics(
     record: dict[str, Any] = {"format": METRICS_FORMAT, "version": METRICS_VERSION}
     if emg_reference is not None:
         record["emg_reference"] = emg_reference
-    for name, given in (("rows", list(rows)), ("bands", bands), ("trained_range", trained_range), ("targets", targets)):
+    tables = {"bands": bands, "trained_range": trained_range, "targets": targets, "maximal_moments": maximal}
+    for name, given in {"rows": list(rows), **tables}.items():
         if given or name == "rows":
             record[name] = [_plain(dict(row)) for row in given]
     try:
@@ -202,6 +209,7 @@ def _page(
         joints=metrics_table(evidence),
         unmeasured=unmeasured(evidence),
         targets=targets_table(targets),
+        maximal=maximal_table(evidence.maximal),
         figures={
             section: [
                 {

@@ -20,7 +20,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from calibration.problem import Layout, Penalties, Problem, make_layout
-from calibration.residuals import Data, Quadratic, Stack, make_data
+from calibration.residuals import Data, Maximal, Quadratic, Stack, make_data
 from calibration.solvers import levenberg_marquardt
 from nms_gym._compilation import fast_compilation
 from nms_gym.model.parameters import NmsParams
@@ -105,6 +105,7 @@ def _equal_sizes(data: Sequence[Data]) -> list[Data]:
     """The same with as many samples and segments in each; what is added counts nothing."""
     segments, steps = (max(d.counted.shape[axis] for d in data) for axis in (0, 1))
     passive = [d.passive for d in data if d.passive is not None]
+    contractions = max((len(d.maximal.measured) for d in data if d.maximal is not None), default=0)
     poses = [max((p.weight.shape[axis] for p in passive), default=0) for axis in (0, 1)]
     return [
         dataclasses.replace(
@@ -113,6 +114,7 @@ def _equal_sizes(data: Sequence[Data]) -> list[Data]:
             counted=_with_zeros(d.counted, segments, steps),
             passive=None if d.passive is None else _grown(d.passive, poses[0], poses[1]),
             targets=jax.tree.map(lambda leaf: _with_zeros(leaf, segments, steps), d.targets),
+            maximal=None if d.maximal is None else _more_rows(d.maximal, contractions),
         )
         for d in data
     ]
@@ -130,6 +132,12 @@ def _grown(stack: Stack, segments: int, steps: int) -> Stack:
     replay: Replay = jax.tree.map(grow, stack.replay)
     measured, weight = (_with_zeros(x, segments, steps) for x in (stack.measured, stack.weight))
     return Stack(replay, measured, weight)
+
+
+def _more_rows(maximal: Maximal, rows: int) -> Maximal:
+    by = rows - len(maximal.measured)
+    grown = jax.tree.map(lambda x: np.concatenate([x, np.repeat(np.asarray(x)[-1:], by, axis=0)]), maximal)
+    return dataclasses.replace(grown, weight=np.pad(np.asarray(maximal.weight), (0, by)))
 
 
 def _with_zeros(leaf: Any, segments: int, steps: int) -> Any:

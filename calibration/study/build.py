@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from calibration.excitations.synergies import Synergies
-from calibration.problem import DEFAULT_FREE, Free, Penalties, Problem, default_free
+from calibration.problem import DEFAULT_FREE, Free, MaximalMoments, Penalties, Problem, default_free
 from calibration.study.checks import at, require_file_name
+from calibration.study.dynamometer import Dynamometer, maximal_moments
 from calibration.study.emg import EmgRecipe, EmgReference, Times, make_envelopes
 from calibration.study.model import ModelSource, Say, make_start, read_parameters
 from calibration.study.options import SolverOptions
@@ -80,6 +81,8 @@ class Study:
     """what was measured of single muscles on each training window; empty where nothing was"""
     held_out_targets: Mapping[str, SegmentTargets] = field(default_factory=dict)
     """the same on held-out windows"""
+    maximal: MaximalMoments | None = None
+    """moments of maximal contractions; None where there are none"""
 
     def cut(
         self, model: NmsModel, coordinates: Sequence[str] | None = None
@@ -113,6 +116,7 @@ class Study:
                 tracked=self.tracked,
                 passive=self.passive,
                 targets=self.targets,
+                maximal=self.maximal,
             )
 
 
@@ -143,6 +147,7 @@ def make_study(
     solver: SolverOptions | None = None,
     passive: Sequence[PassiveRecording] = (),
     targets: GivenTargets | None = None,
+    dynamometer: Sequence[Dynamometer] = (),
     output: str | Path | None = None,
     where: str | None = None,
     say: Say = lambda _: None,
@@ -178,6 +183,7 @@ def make_study(
         targets: what was measured of single muscles, such as fiber lengths by ultrasound: trial -> quantity (see
             ``nms_gym.model.quantities.MUSCLE_OUTPUTS``) -> muscle -> (times in s, values, tolerance), in the quantity's
             unit. It is interpolated between measurements; where values are not numbers nothing was measured.
+        dynamometer: moments of maximal contractions; with them strength is told from the gains of the EMG.
         output: folder for the results; by default "nms-gym-out/NAME".
         where: names the study in messages; by default by its name.
         say: told what is going on.
@@ -214,7 +220,7 @@ def make_study(
     wanted = tuple(muscles) or tuple(dict.fromkeys((*drives.muscles, *synergies.muscles, *passive_muscles)))
     files = read_parameters(model, wanted, coordinates, columns=columns, paths=paths, where=f"{where} [model]")
     used = [_used(fitted.get(n, ()), unseen.get(n, () if n in fitted else None)) for n in names]
-    files = with_fitted_paths(files, sources, used, coordinates, lead_in, say)
+    files = with_fitted_paths(files, sources, used, coordinates, lead_in, say, dynamometer)
     equations = Settings() if settings is None else settings
     structure, params = make_start(files, coordinates, drives, equations, start or {}, f"{where} [start]", say)
     shared = {label: tuple(members) for label, members in (groups or {}).items()}
@@ -279,6 +285,7 @@ def make_study(
         held_out_windows={label: tuple(windows) for label, windows in validating.items()},
         targets=fitted_targets,
         held_out_targets=unseen_targets,
+        maximal=maximal_moments(dynamometer, structure),
         sources=_sources(read.values()),
     )
 

@@ -16,7 +16,7 @@ from calibration.study.checks import at
 from calibration.study.model import Say
 from calibration.uncertainty.analysis import Analysis, analyse
 from calibration.uncertainty.bands import Interval
-from calibration.validation import tabulate, tabulate_targets
+from calibration.validation import tabulate, tabulate_maximal, tabulate_targets
 from nms_gym.errors import InputError
 from nms_gym.files.subject import Subject
 from nms_gym.model.parameters import NmsParams, entries
@@ -38,6 +38,8 @@ class Outcome:
     """what was left out in turn; None when the study does not ask for it"""
     targets: Sequence[dict[str, Any]] = ()
     """metrics of what was measured of single muscles, see ``validation.tabulate_targets``"""
+    maximal: Sequence[dict[str, Any]] = ()
+    """maximal moments, measured and the model's, see ``validation.tabulate_maximal``"""
 
 
 def calibrate(
@@ -92,7 +94,10 @@ def calibrate(
     if validated is not None:
         record = {"by": plan.by, "strength": validated.strength, "choices": validated.choice_rows()}
         subject = dataclasses.replace(subject, calibration={**subject.calibration, "cross_validation": record})
-    return Outcome(subject, result, rows, analysis, validated, _targets(study, result.params) if evaluate else ())
+    if not evaluate:
+        return Outcome(subject, result, rows, analysis, validated)
+    maximal = tabulate_maximal(study.model, study.start, result.params, study.maximal)
+    return Outcome(subject, result, rows, analysis, validated, _targets(study, result.params), maximal)
 
 
 def _targets(study: Study, params: NmsParams) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from calibration.study.checks import at
+from calibration.study.dynamometer import Dynamometer
 from calibration.study.emg import Times
 from calibration.study.model import MuscleParameters, Say
 from calibration.study.recordings import Source
@@ -39,6 +40,7 @@ def with_fitted_paths(
     coordinates: Sequence[str],
     lead_in: float,
     say: Say,
+    held: Sequence[Dynamometer] = (),
 ) -> MuscleParameters:
     """Muscles with paths fitted over the poses of the recordings, where their model is an OpenSim file without any.
 
@@ -52,6 +54,7 @@ def with_fitted_paths(
         coordinates: of the study.
         lead_in: s before each window that count too.
         say: told what is fitted, and how well.
+        held: contractions whose poses are reached too.
 
     Raises:
         InputError: a muscle whose path cannot be computed.
@@ -84,6 +87,8 @@ def with_fitted_paths(
             "these muscles out, or give [model] paths"
         )
     poses = [_poses(table, times, wanted, osim, lead_in) for table, times in recorded]
+    # Whoever lacks a coordinate is refused later.
+    poses += [d.q[:, [d.coordinates.index(c) for c in wanted]] for d in held if set(wanted) <= set(d.coordinates)]
     ranges = _whole_degrees(ranges_of_motion(poses))
     return dataclasses.replace(files, paths=_fitted(osim, files.muscles, wanted, ranges, say))
 

@@ -15,6 +15,7 @@ from typing import Any
 from calibration.problem import DEFAULT_FREE, Free, Penalties
 from calibration.study.build import Study, make_study
 from calibration.study.checks import at, is_kind, names_of
+from calibration.study.dynamometer import Dynamometer, read_dynamometer
 from calibration.study.emg import EmgRecipe
 from calibration.study.keys import Folder, read_keys, study_path
 from calibration.study.model import Say
@@ -104,6 +105,9 @@ def study_arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
         "validation": of(ValidationPlan, "validation"),
         "solver": of(SolverOptions, "solver"),
         "passive": [read_passive(f"{file} [[passive]] {i + 1}", t, folder) for i, t in enumerate(keys["passive"])],
+        "dynamometer": [
+            _dynamometer(f"{file} [[dynamometer]] {i + 1}", t, folder) for i, t in enumerate(keys["dynamometer"])
+        ],
         "targets": {t.name: t.targets for t in trials if t.targets},
         "output": output,
         "where": str(file),
@@ -144,6 +148,13 @@ def _start(where: str, given: Mapping[str, Any], folder: Folder) -> dict[str, An
     if not isinstance(file, str):
         raise InputError(f"{where}: file is {file!r}; expected text in quotes, the path of an .osimx")
     return {**start, "file": folder.path(file, f"{where}: file")}
+
+
+def _dynamometer(where: str, table: Any, folder: Folder) -> Dynamometer:
+    keys = read_keys(where, table, "dynamometer")
+    file = folder.path(keys["file"], f"{where}: file")
+    rest = {name: value for name, value in keys.items() if name != "file"}
+    return read_dynamometer(file, **rest, where=f"{where}: {file}")
 
 
 def _free(where: str, given: Any) -> tuple[Free, ...] | None:

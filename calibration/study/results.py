@@ -54,6 +54,7 @@ def write_results(folder: Path, study: Study, outcome: Outcome, *, report: bool 
         bands=[] if analysis is None else [row for found in analysis.bands for row in found.rows()],
         trained_range=[check.row() for check in check_sets(outcome.subject, (), study.held_out)],
         targets=outcome.targets,
+        maximal=outcome.maximal,
     )
     for name, trial in study.trials.items():
         written.append(folder / "trials" / f"{name}.npz")
@@ -87,6 +88,7 @@ def write_study_report(folder: Path, study: Study, outcome: Outcome, films: Sequ
         films=films,
         penalties=study.penalties,
         targets=outcome.targets,
+        maximal=outcome.maximal,
     )
 
 

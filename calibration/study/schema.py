@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from calibration.problem import Penalties
+from calibration.study.dynamometer import TOLERANCE, Dynamometer
 from calibration.study.emg import FILTERS, NORMALISATIONS, EmgRecipe
 from calibration.study.options import SolverOptions
 from calibration.study.synergies import MODES, PRIORS, SynergyPlan
@@ -95,6 +96,7 @@ TABLES: Mapping[str, Table] = {
             Key("validation", "table", {}, "`[validation]`"),
             Key("solver", "table", {}, "`[solver]`"),
             Key("passive", "list", (), "`[[passive]]`"),
+            Key("dynamometer", "list", (), "`[[dynamometer]]`"),
         ),
     ),
     "model": Table(
@@ -466,6 +468,21 @@ TABLES: Mapping[str, Table] = {
             Key("muscles", "text", None, "M names"),
             Key("lengths", "text", None, "(T, M)", "m"),
             Key("moment_arms", "text", None, "(T, K, M)", "m"),
+        ),
+    ),
+    "dynamometer": Table(
+        "[[dynamometer]]",
+        "Moments of maximal contractions, which tell strength where EMG tells strength times gain: a `.csv` with a row "
+        "per contraction. Its columns are `joint` (a coordinate), `moment` (N·m, how large), `direction` (`+` or "
+        "`positive`: along the coordinate; `-` or `negative`), perhaps `velocity` of the joint (isokinetic; empty: "
+        "isometric) and `tolerance` (N·m), and the angle of every coordinate of the muscle paths, by its name. A label "
+        "may end in a unit, `elbow_flex (deg)`. Gravity is expected to be taken off.",
+        (
+            Key("file", "text", REQUIRED, "the `.csv`"),
+            Key("angles", "text", "radians", 'unit of angles and velocities without one: "radians" or "degrees"'),
+            Key("tolerance", "number", TOLERANCE, "expected error over the moment, where the file has none"),
+            _of(Dynamometer, "activation", "of the muscles that pull the joint's way; less where it was measured"),
+            _of(Dynamometer, "coactivation", "activation of their antagonists"),
         ),
     ),
 }

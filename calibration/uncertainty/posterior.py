@@ -183,19 +183,22 @@ def expand(
     layout: Layout, penalties: Penalties, model: NmsModel, data: Data, start: NmsParams, z: jax.Array
 ) -> Quadratic:
     """The cost at ``z (P,)`` and its first-order model, apart by where they come from: leading axis ``(K + 1,)``, each
-    joint's moments first, everything else last; ``(K + 2,)`` where single muscles were measured, those before the last.
-    Traced.
+    joint's moments first, everything else last; ``(K + 2,)`` where single muscles or maximal moments were measured,
+    those before the last. Traced.
     """
     objective = make_objective(layout, penalties)
     train = data.train
     joints = train.weight.shape[-1]
-    sources = joints + bool(data.targets)
+    others = bool(data.targets) or data.maximal is not None
+    sources = joints + others
     only = jnp.concatenate([jnp.eye(sources, dtype=z.dtype), jnp.zeros((1, sources), z.dtype)])
 
     def part(mask: jax.Array) -> Quadratic:
         masked = dataclasses.replace(train, weight=train.weight * jnp.broadcast_to(mask[:joints], train.weight.shape))
         targets = {q: dataclasses.replace(t, weight=t.weight * mask[-1]) for q, t in data.targets.items()}
-        return objective.quadratic(model, dataclasses.replace(data, train=masked, targets=targets), start, z)
+        maximal = data.maximal and dataclasses.replace(data.maximal, weight=data.maximal.weight * mask[-1])
+        some = dataclasses.replace(data, train=masked, targets=targets, maximal=maximal)
+        return objective.quadratic(model, some, start, z)
 
     parts = jax.vmap(part)(only)
     return jax.tree.map(lambda x: jnp.concatenate([x[:-1] - x[-1:], x[-1:]]), parts)
@@ -254,7 +257,7 @@ def make_modes(
     Args:
         layout: of ``z``.
         points: (N, P) where starts ended, lowest cost first.
-        parts: from ``expand`` at the points, leading axes ``(N, K + 1)``, or one more with targets.
+        parts: from ``expand`` at the points, leading axes ``(N, K + 1)``, or one more with targets or maximal moments.
         scale: (K,) of the joints' error variances; what was measured of muscles stays at its tolerances.
         rng: for the box probabilities.
     """

@@ -27,7 +27,7 @@ from nms_gym.model.structure import NmsModel
 from nms_gym.muscle import hill
 from nms_gym.muscle.geometry import lengths_and_moment_arms, musculotendon_velocities
 from nms_gym.muscle.moments import muscle_moments
-from nms_gym.muscle.tendon import FiberState, fiber_step, initial_fiber
+from nms_gym.muscle.tendon import FiberState, fiber_step, initial_fiber, steady_fiber
 
 
 @pytree
@@ -152,8 +152,12 @@ def muscle_activation(params: NmsParams, filtered: Array) -> Array:
     ``a = a_min + (1 - a_min) shaped(u)``. OpenSim's muscles clip at their ``minimum_activation`` instead, and a clip
     has no gradient below.
     """
+    return _above_minimum(params, act.shaped(filtered, params.shape_factor))
+
+
+def _above_minimum(params: NmsParams, level: Array) -> Array:
     least = params.minimum_activation
-    return least + (1.0 - least) * act.shaped(filtered, params.shape_factor)
+    return least + (1.0 - least) * level
 
 
 def initial_state(
@@ -199,6 +203,20 @@ def output_at_rest(model: NmsModel, params: NmsParams, state: NmsState, kinemati
         tendon_strain=hill.tendon_length(params, kinematics.lengths, fiber.along_tendon) - 1.0,
         residual=still,
     )
+
+
+def steady_force(model: NmsModel, params: NmsParams, level: Array, kinematics: Kinematics) -> Array:
+    """Tendon force ``(M,)`` N of muscles held at an activation, in a contraction that is isometric or isokinetic.
+
+    Args:
+        model: structure.
+        params: parameters.
+        level: ``(M,)`` activation, 0 (the muscle's minimum) to 1 (full); shape factor and filter have no part in it.
+        kinematics: of the pose; the fibers take all of the velocity, see ``tendon.steady_fiber``.
+    """
+    activation = _above_minimum(params, level)
+    given = (activation, kinematics.lengths, kinematics.velocities)
+    return steady_fiber(model.tendons, model.settings.curves, params, *given).tendon_force
 
 
 def activation_step(

@@ -228,19 +228,73 @@ def initial_fiber(
         )
     if tendon == "rigid":
         w = _rigid_along_tendon(params, musculotendon_length)
-        x = hill.fiber_length(params, w)
-        return FiberState(along_tendon=w, length=x, previous_length=x)
-
-    def residual(w: Array, given: Inputs) -> Array:
-        x = hill.fiber_length(given.params, w)
-        return _mismatch(curves, given, w, x, jnp.zeros_like(x))
-
-    inputs = Inputs(params, None, activation, musculotendon_length, 0.0)
-    frozen = jax.lax.stop_gradient(inputs)
-    w = _bisect(residual, frozen, *_bracket(frozen.params, frozen.musculotendon_length))
-    w, _ = _with_implicit_derivative(residual, inputs, w)
+    else:
+        w = _in_equilibrium(curves, params, activation, musculotendon_length)[0]
     x = hill.fiber_length(params, w)
     return FiberState(along_tendon=w, length=x, previous_length=x)
+
+
+def _in_equilibrium(
+    curves: Curves,
+    params: MuscleParams,
+    activation: Array,
+    musculotendon_length: Array,
+    musculotendon_velocity: Array | None = None,
+) -> tuple[Array, Array]:
+    """Fiber length along an elastic tendon in equilibrium with it, and what the equation missed by, in slack lengths.
+    The tendon keeps its length: the fiber rests, or takes all of the musculotendon's velocity, m/s."""
+
+    def residual(w: Array, given: tuple[Inputs, Array | None]) -> Array:
+        inputs, velocity = given
+        x = hill.fiber_length(inputs.params, w)
+        v = jnp.zeros_like(x) if velocity is None else _carried(inputs.params, w, x, velocity)
+        return _mismatch(curves, inputs, w, x, v)
+
+    inputs = Inputs(params, None, activation, musculotendon_length, 0.0), musculotendon_velocity
+    frozen = jax.lax.stop_gradient(inputs)
+    w = _bisect(residual, frozen, *_bracket(frozen[0].params, frozen[0].musculotendon_length))
+    return _with_implicit_derivative(residual, inputs, w)
+
+
+def _carried(params: MuscleParams, w: Array, x: Array, musculotendon_velocity: Array) -> Array:
+    """Normalised velocity of a fiber of constant thickness, which lengthens by cos(pennation) of what its projection
+    does, behind a tendon that keeps its length."""
+    return (w / x) * musculotendon_velocity / (params.max_contraction_velocity * params.optimal_fiber_length)
+
+
+def steady_fiber(
+    tendon: Tendon,
+    curves: Curves,
+    params: MuscleParams,
+    activation: Array,
+    musculotendon_length: Array,
+    musculotendon_velocity: Array,
+) -> FiberOutput:
+    """Fibers of constant activation in equilibrium with tendons that keep their length: isometric contractions, and the
+    peak of isokinetic ones, where force, and so the tendon, does not change.
+
+    Args:
+        tendon: "rigid", "elastic", or one of them per muscle.
+        curves: the muscle family.
+        params: ``(M,)`` leaves.
+        activation: ``(M,)``.
+        musculotendon_length: ``(M,)`` m.
+        musculotendon_velocity: ``(M,)`` m/s; all of it is the fiber's.
+
+    Raises:
+        InputError: ``tendon`` does not have one kind per muscle (raised while tracing).
+    """
+    arguments = (activation, musculotendon_length, musculotendon_velocity)
+    if not isinstance(tendon, str):
+        return _by_kind(tendon, lambda kind, *of: steady_fiber(kind, curves, *of), params, arguments)
+    if tendon == "rigid":
+        force, _, x, v = rigid_fiber(curves, params, *arguments)
+        return FiberOutput(force, x, v, jnp.zeros_like(x), jnp.zeros_like(x))
+    w, missed = _in_equilibrium(curves, params, *arguments)
+    x = hill.fiber_length(params, w)
+    v = _carried(params, w, x, musculotendon_velocity)
+    force = params.max_isometric_force * hill.force_along_tendon(curves, params, activation, w, x, v)
+    return FiberOutput(force, x, v, hill.tendon_length(params, musculotendon_length, w) - 1.0, missed)
 
 
 def _mismatch(curves: Curves, given: Inputs, w: Array, x: Array, v: Array) -> Array:
@@ -270,8 +324,7 @@ def rigid_fiber(
     """
     w = _rigid_along_tendon(params, musculotendon_length)
     x = hill.fiber_length(params, w)
-    # A fiber of constant thickness lengthens by cos(pennation) of what its projection does.
-    v = (w / x) * musculotendon_velocity / (params.max_contraction_velocity * params.optimal_fiber_length)
+    v = _carried(params, w, x, musculotendon_velocity)
     force = hill.rigid_fiber_force(curves, params, activation, x, v) * (w / x)
     return params.max_isometric_force * force, w, x, v
 
