@@ -6,6 +6,7 @@ arguments.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from calibration.excitations.synergies import Synergies
 from calibration.problem import DEFAULT_FREE, Free, MaximalMoments, Penalties, Problem, default_free
 from calibration.study.checks import at, require_file_name
 from calibration.study.dynamometer import Dynamometer, maximal_moments
-from calibration.study.emg import EmgRecipe, EmgReference, Times, make_envelopes
+from calibration.study.emg import MVC_GAIN_SD, EmgRecipe, EmgReference, Times, make_envelopes, read_maximal
 from calibration.study.model import ModelSource, Say, make_start, read_parameters
 from calibration.study.options import SolverOptions
 from calibration.study.passive import PassiveRecording, passive_segments
@@ -27,13 +28,14 @@ from calibration.study.synergies import EMG_DRIVEN, SynergyPlan, drive, expected
 from calibration.study.targets import GivenTargets, SegmentTargets, cut_targets, require_trials, require_use
 from calibration.study.validation import ValidationPlan
 from nms_gym.anatomy import Multibody
-from nms_gym.errors import InputError, listed, near
+from nms_gym.errors import InputError, listed, near, shown
 from nms_gym.excitation.channels import ChannelMap
 from nms_gym.model.parameters import NmsParams
 from nms_gym.model.replay import Segment, make_segment
 from nms_gym.model.structure import NmsModel, Settings
 from nms_gym.muscle.path_points import MusclePoints
 from nms_gym.recording.arrays import Recording
+from nms_gym.recording.storage import Table
 from nms_gym.recording.trial import Trial
 
 
@@ -175,7 +177,8 @@ def make_study(
         synergies: of muscles without EMG; by default none: EMG-driven.
         groups: name -> muscles or channels that share one value where ``Free.share`` is "groups".
         start: parameter kind -> scalar or {name: value} to start from instead of the model's; "file": an .osimx.
-        free: kinds that may change, by name or as ``Free``; by default ``default_free(model)``.
+        free: kinds that may change, by name or as ``Free``; by default ``default_free(model)``. Where the EMG is
+            normalised to maximal contractions, kinds by name and by default have gains within ``MVC_GAIN_SD`` of 1.
         penalties: how errors are weighed.
         validation: what is left out in turn.
         solver: how the problem is solved.
@@ -207,7 +210,6 @@ def make_study(
     unseen = windows_by_trial(held_out, names, f"{where}: held_out")
     measured = targets or {}
     require_trials(measured, names, where)
-    chosen_free = None if free is None else _free(free, where)
     solver = SolverOptions() if solver is None else solver
 
     with at(f"{where} [channels]"):
@@ -228,6 +230,10 @@ def make_study(
 
     recorded = [source.read_emg(drives.channels) for source in sources]
     recipe = EmgRecipe() if emg is None else emg
+    default = default_priors(recipe)
+    chosen_free = None if free is None else _free(free, default, where)
+    tables = dict(zip(names, recorded, strict=True))
+    maximal = [_maximal(trial, tables, drives, f"{where} [emg]") for trial in recipe.mvc_trials]
     still = windows_by_trial(recipe.rest, names, f"{where} [emg]: rest")
     envelopes, reference = make_envelopes(
         recorded,
@@ -236,6 +242,7 @@ def make_study(
         train=[fitted.get(label, ()) for label in names],
         rest=[still.get(label, ()) for label in names] if still else (),
         known=emg_reference,
+        maximal=maximal,
     )
     say(f"EMG reference: {reference.kind}")
     read: dict[str, Trial] = {}
@@ -253,7 +260,11 @@ def make_study(
     driven = drive(synergies, structure, params, seen, passive_muscles, place)
     structure, seen = driven.model, segments(driven.model, training)
     params, kinds = expected(
-        synergies, driven, seen, default_free(structure) if chosen_free is None else chosen_free, place
+        synergies,
+        driven,
+        seen,
+        tuple(default[f.kind] for f in default_free(structure)) if chosen_free is None else chosen_free,
+        place,
     )
     validated = {label: segments(structure, windows) for label, windows in validating.items()}
     with at(where):
@@ -307,13 +318,31 @@ def _used(*windows: Times) -> Times:
     return tuple(window for times in windows for window in times or ())
 
 
-def _free(free: Sequence[Free | str], where: str) -> tuple[Free, ...]:
+def default_priors(emg: EmgRecipe) -> Mapping[str, Free]:
+    """What a kind of parameter is free to do where nobody says: EMG over its maximum is excitation, within
+    ``MVC_GAIN_SD``, so that gains leave the strength to be told."""
+    gain = dataclasses.replace(DEFAULT_FREE["emg_gain"], prior_sd=MVC_GAIN_SD)
+    return {**DEFAULT_FREE, **({"emg_gain": gain} if emg.normalise == "mvc" else {})}
+
+
+def _free(free: Sequence[Free | str], default: Mapping[str, Free], where: str) -> tuple[Free, ...]:
     if not free:
         raise InputError(f"{where}: free is empty; name the parameters to calibrate, or leave it out")
     for kind in free:
-        if isinstance(kind, str) and kind not in DEFAULT_FREE:
-            raise InputError(f"{where}: free: unknown parameter {kind!r}; {near(kind, DEFAULT_FREE)}")
-    return tuple(DEFAULT_FREE[kind] if isinstance(kind, str) else kind for kind in free)
+        if isinstance(kind, str) and kind not in default:
+            raise InputError(f"{where}: free: unknown parameter {kind!r}; {near(kind, default)}")
+    return tuple(default[kind] if isinstance(kind, str) else kind for kind in free)
+
+
+def _maximal(trial: str | Path, recorded: Mapping[str, Table], drives: ChannelMap, where: str) -> Table:
+    """EMG of a maximal contraction: a trial's, or that of a file."""
+    if trial in recorded:
+        return recorded[str(trial)]
+    if not Path(trial).is_file():
+        raise InputError(
+            f"{where}: mvc_trials: no trial {shown(str(trial))}, and no such file; {near(str(trial), recorded)}"
+        )
+    return read_maximal(trial, drives.channels)
 
 
 def _check_groups(groups: Mapping[str, Sequence[str]], names: Sequence[str], where: str) -> None:

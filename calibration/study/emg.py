@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from calibration.study.checks import is_kind
-from nms_gym.errors import InputError, listed, seconds
+from nms_gym.errors import InputError, listed, near, seconds
 from nms_gym.excitation.amplitude import Conditioning
 from nms_gym.excitation.emg import AMPLITUDES, emg_conditioning, process_emg, remove_baseline
-from nms_gym.recording.storage import Table
+from nms_gym.recording.storage import Table, read_labels, read_table
 from nms_gym.recording.trial import UNDERSHOOT
 
 NORMALISATIONS = {
@@ -24,6 +26,9 @@ NORMALISATIONS = {
     "none": "none",
 }
 """``[emg] normalise`` -> what counts as full excitation, in words"""
+MVC_GAIN_SD = 0.15
+"""prior standard deviation of a gain, in logarithms, where EMG is over its maximum: maximal EMG is repeated to 10 to 15
+% from one contraction to the next, and no effort is quite maximal"""
 SAVED_REFERENCE = "that of the saved person"
 """the same where a person's own values are used in place of the recordings'"""
 
@@ -86,6 +91,11 @@ class EmgRecipe:
     """what becomes 1, one of ``NORMALISATIONS``; by default "session" for raw EMG and "none" for envelopes"""
     mvc: Mapping[str, float] = field(default_factory=dict)
     """channel -> reference value, for normalise = "mvc" """
+    mvc_trials: Sequence[str | Path] = ()
+    """maximal contractions, for normalise = "mvc": trials by name, or files of EMG alone; a channel's reference is the
+    largest of all that have it, and a value in ``mvc`` goes before"""
+    mvc_window: float = 0.5
+    """s; the reference is the largest mean of the envelope over so long: its largest sample is one of chance"""
     baseline: float | None = None
     """quantile taken for each channel's resting level in each trial and subtracted; off when absent"""
     clip: bool = False
@@ -109,6 +119,10 @@ class EmgRecipe:
             raise InputError(f"normalise is {self.normalise!r}; use one of {listed(NORMALISATIONS)}")
         if self.mvc and self.normalise != "mvc":
             raise InputError(f"mvc is given, but normalise is {self.normalise!r}; use normalise = 'mvc'")
+        if self.mvc_trials and self.normalise != "mvc":
+            raise InputError(f"mvc_trials is given, but normalise is {self.normalise!r}; use normalise = 'mvc'")
+        if not (np.isfinite(self.mvc_window) and self.mvc_window > 0):
+            raise InputError(f"mvc_window is {self.mvc_window:g} s; expected a time above 0")
         for channel, value in self.mvc.items():
             if not is_kind(value, float) or value <= 0:
                 raise InputError(f"mvc of {channel!r} is {value!r}; expected a number above 0")
@@ -127,6 +141,7 @@ def make_envelopes(
     train: Sequence[Times],
     rest: Sequence[Times] = (),
     known: Mapping[str, float] | None = None,
+    maximal: Sequence[Table] = (),
 ) -> tuple[list[Table], EmgReference]:
     """Envelopes of all trials, normalised together where asked, and what they were divided by.
 
@@ -138,6 +153,7 @@ def make_envelopes(
             whitening and noise floor where there are any, so that nothing held out has a say in what the fit sees.
         rest: windows of each trial in which muscles are relaxed; nowhere by default.
         known: channel -> value to divide by instead of the largest one of these recordings.
+        maximal: EMG of maximal contractions, each of some of the channels.
     """
     conditioning = _conditioning(tables, recipe, where, train, rest)
     made = [_envelope(t, recipe, conditioning) for t in tables]
@@ -148,7 +164,8 @@ def make_envelopes(
     if recipe.normalise == "trial":
         return [_scaled(t, t.data.max(axis=0)) for t in made], EmgReference(kind, {})
     if recipe.normalise == "mvc" or known:
-        given = recipe.mvc if recipe.normalise == "mvc" else dict(known or {})
+        mvc = recipe.normalise == "mvc"
+        given = {**_largest(maximal, recipe, conditioning), **recipe.mvc} if mvc else dict(known or {})
         kind = kind if recipe.normalise == "mvc" else SAVED_REFERENCE
         missing = [c for c in labels if c not in given]
         if missing:
@@ -167,6 +184,40 @@ def make_envelopes(
                 )
         values = np.max([data.max(axis=0) for data in seen], axis=0)
     return [_scaled(t, values, kind) for t in made], EmgReference(kind, dict(zip(labels, values.tolist(), strict=True)))
+
+
+def _largest(tables: Sequence[Table], recipe: EmgRecipe, conditioning: Conditioning | None) -> dict[str, float]:
+    """Channel -> largest mean of its envelope over ``mvc_window`` in recordings of maximal contractions."""
+    found: dict[str, float] = {}
+    for table in tables:
+        # A baseline is a resting level, and here nobody rests for long.
+        made = _envelope(table, dataclasses.replace(recipe, baseline=None), conditioning)
+        step = float(np.median(np.diff(made.time))) if len(made.time) > 1 else math.inf
+        count = max(round(recipe.mvc_window / step), 1)
+        if count > len(made.time):
+            length = seconds(float(np.ptp(made.time)))
+            raise InputError(
+                f"{table.path}: a maximal contraction of {length} s is shorter than mvc_window, "
+                f"{recipe.mvc_window:g} s; shorten mvc_window, or leave the recording out"
+            )
+        total = np.cumsum(np.concatenate([np.zeros((1, made.data.shape[1])), made.data]), axis=0)
+        means = (total[count:] - total[:-count]).max(axis=0) / count
+        for name, value in zip(made.labels, means.tolist(), strict=True):
+            found[name] = max(found.get(name, 0.0), value)
+    return found
+
+
+def read_maximal(file: str | Path, channels: Sequence[str]) -> Table:
+    """Those of the channels that a file of EMG holds.
+
+    Raises:
+        InputError: it holds none of them; or see ``read_table``.
+    """
+    labels = Table(str(file), read_labels(file), np.empty(0), np.empty((0, 0)))
+    held = [c for c in channels if labels.has(c)]
+    if not held:
+        raise InputError(f"{file}: no channel of {listed(channels)}; {near(channels[0], labels.labels)}")
+    return read_table(file, columns=held).renamed(held)
 
 
 def _in_windows(tables: Sequence[Table], train: Sequence[Times]) -> list[np.ndarray]:

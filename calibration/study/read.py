@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from calibration.problem import DEFAULT_FREE, Free, Penalties
-from calibration.study.build import Study, make_study
+from calibration.problem import Free, Penalties
+from calibration.study.build import Study, default_priors, make_study
 from calibration.study.checks import at, is_kind, names_of
 from calibration.study.dynamometer import Dynamometer, read_dynamometer
 from calibration.study.emg import EmgRecipe
@@ -80,7 +81,14 @@ def study_arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
         output = None  # beside the caller, not in the installed package
     model = read_keys(f"{file} [model]", keys["model"], "model")
     place = f"{file} [model]: file"
+    emg = EmgRecipe() if keys["emg"] is None else of(EmgRecipe, "emg")
     trials = [TrialFiles(f"{file} [[trials]] {i + 1}", t, folder) for i, t in enumerate(keys["trials"])]
+
+    def maximal(name: str | Path) -> str | Path:
+        if name in {t.name for t in trials}:
+            return name
+        return folder.path(str(name), f"{file} [emg]: mvc_trials, which names no trial but")
+
     return {
         "name": name,
         "model": model["file"] if model["file"].startswith("asset:") else folder.path(model["file"], place),
@@ -96,11 +104,11 @@ def study_arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
         "dt": keys["dt"],
         "lead_in": keys["lead_in"],
         "settings": _settings(f"{file} [settings]", keys["settings"], folder),
-        "emg": EmgRecipe() if keys["emg"] is None else of(EmgRecipe, "emg"),
+        "emg": dataclasses.replace(emg, mvc_trials=tuple(maximal(name) for name in emg.mvc_trials)),
         "synergies": EMG_DRIVEN if keys["synergies"] is None else in_folder(of(SynergyPlan, "synergies")),
         "groups": {k: names_of(f"{file} [groups]: {k}", v) for k, v in keys["groups"].items()},
         "start": _start(f"{file} [start]", keys["start"], folder),
-        "free": _free(str(file), keys["free"]),
+        "free": _free(str(file), keys["free"], default_priors(emg)),
         "penalties": of(Penalties, "penalties"),
         "validation": of(ValidationPlan, "validation"),
         "solver": of(SolverOptions, "solver"),
@@ -157,7 +165,7 @@ def _dynamometer(where: str, table: Any, folder: Folder) -> Dynamometer:
     return read_dynamometer(file, **rest, where=f"{where}: {file}")
 
 
-def _free(where: str, given: Any) -> tuple[Free, ...] | None:
+def _free(where: str, given: Any, defaults: Mapping[str, Free]) -> tuple[Free, ...] | None:
     """What may change: a list of kinds, or a table with details per kind; None when the study does not say."""
     if given is None:
         return None
@@ -165,13 +173,13 @@ def _free(where: str, given: Any) -> tuple[Free, ...] | None:
         raise InputError(f"{where}: free is empty; name the parameters to calibrate, or leave it out")
     if isinstance(given, list):
         given = {kind: {} for kind in names_of(f"{where}: free", given)}
-    return tuple(_free_kind(kind, f"{where} [free.{kind}]", details) for kind, details in given.items())
+    return tuple(_free_kind(kind, f"{where} [free.{kind}]", details, defaults) for kind, details in given.items())
 
 
-def _free_kind(kind: str, where: str, details: Any) -> Free:
-    if kind not in DEFAULT_FREE:
-        raise InputError(f"{where}: unknown parameter {kind!r}; {near(kind, list(DEFAULT_FREE))}")
-    default = DEFAULT_FREE[kind]
+def _free_kind(kind: str, where: str, details: Any, defaults: Mapping[str, Free]) -> Free:
+    if kind not in defaults:
+        raise InputError(f"{where}: unknown parameter {kind!r}; {near(kind, list(defaults))}")
+    default = defaults[kind]
     given = {name: getattr(default, name) for name in ("bounds", "prior_sd", "relative", "share", "correlation")}
     values = read_keys(where, details, "free", given)
     (low, high), sd = values["bounds"], values["prior_sd"]

@@ -14,7 +14,7 @@ from typing import Any
 
 from calibration.problem import Penalties
 from calibration.study.dynamometer import TOLERANCE, Dynamometer
-from calibration.study.emg import FILTERS, NORMALISATIONS, EmgRecipe
+from calibration.study.emg import FILTERS, MVC_GAIN_SD, NORMALISATIONS, EmgRecipe
 from calibration.study.options import SolverOptions
 from calibration.study.synergies import MODES, PRIORS, SynergyPlan
 from calibration.study.validation import WAYS, ValidationPlan
@@ -204,6 +204,15 @@ TABLES: Mapping[str, Table] = {
                 "the EMG's",
                 "none",
             ),
+            Key(
+                "mvc_trials",
+                "names",
+                (),
+                'maximal contractions, for `normalise = "mvc"`: trials by name, or files of EMG alone; each channel\'s '
+                "reference is the largest of all that have it, and `mvc` goes before",
+                shown="none",
+            ),
+            _of(EmgRecipe, "mvc_window", "over which the envelope's largest mean is taken there", "s"),
             _of(
                 EmgRecipe,
                 "baseline",
@@ -279,7 +288,8 @@ TABLES: Mapping[str, Table] = {
         "[free.<kind>]",
         "What is fitted. By default: strength and shape factor (by group), optimal fiber length, tendon slack length, "
         "EMG gain, one filter time constant and one electromechanical delay, and the weights of synergies. With "
-        "`[free]`, the kinds listed, each with these keys; `nms-gym reference` has the defaults of every kind.",
+        "`[free]`, the kinds listed, each with these keys; `nms-gym reference` has the defaults of every kind. Where "
+        f"EMG is normalised to maximal contractions, the prior of its gain is {MVC_GAIN_SD:g} wide.",
         (
             Key(
                 "bounds",

@@ -82,6 +82,10 @@ class Table:
         short = [coordinate_name(label) for label in self.labels]
         raise InputError(f"{self.path}: no column {shown(name)}; {near(name, short)}")
 
+    def has(self, name: str) -> bool:
+        """Whether there is a column ``name``, or several that fit."""
+        return any(name in (label, coordinate_name(label), without_unit(label)[0]) for label in self.labels)
+
     def column(self, name: str) -> np.ndarray:
         """(T,) values of one column; see ``index`` for how it is found and what is raised."""
         return self.data[:, self.index(name)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import warnings
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from helpers import EXAMPLES, REFERENCE
 
 from calibration.problem import DEFAULT_FREE, default_free
+from calibration.study.emg import MVC_GAIN_SD
 from calibration.study.read import read_study
 from nms_gym._assets import asset_path
 from nms_gym.errors import InputError
@@ -274,6 +276,28 @@ def test_mvc_normalisation_divides_by_the_given_values(tmp_path):
     divided = read_study(write_study(tmp_path, ('kind = "raw"', f'kind = "raw"\nnormalise = "mvc"\n{mvc}')))
     for name, trial in plain.trials.items():
         np.testing.assert_allclose(divided.trials[name].emg * [0.5, 0.25, 2.0], trial.emg, rtol=1e-12, atol=1e-15)
+
+
+def test_mvc_trials_and_files_give_the_reference_and_gains_stay_near_one(tmp_path):
+    """A trial by name, or a file beside the study that holds some of the channels."""
+    write_study(tmp_path)
+    time = np.arange(2000) / 1000
+    noise = np.random.default_rng(0).standard_normal((2000, 2))
+    lines = ["time,biceps,other"] + [f"{t:.3f},{a:.6f},{b:.6f}" for t, (a, b) in zip(time, noise, strict=True)]
+    (tmp_path / "mvc.csv").write_text("\n".join(lines), encoding="utf-8")
+    given = 'kind = "raw"\nnormalise = "mvc"\nmvc_trials = ["reach_3", "mvc.csv"]'
+    study = read_study(write_study(tmp_path, ('kind = "raw"', given)))
+    values = study.emg_reference.values
+    assert values["biceps"] == pytest.approx(np.sqrt(2 / np.pi), rel=0.2)
+    assert values["biceps"] > values["triceps_long"] > 0
+    gains = {f.kind: f for f in study.free}["emg_gain"]
+    assert gains == dataclasses.replace(DEFAULT_FREE["emg_gain"], prior_sd=MVC_GAIN_SD)
+    for free, sd in (("{}", MVC_GAIN_SD), ("{ prior_sd = 0.5 }", 0.5), ("{ bounds = [0.5, 2] }", MVC_GAIN_SD)):
+        text = f"[free]\nemg_gain = {free}\n[settings]"
+        (stated,) = read_study(write_study(tmp_path, ('kind = "raw"', given), ("[settings]", text))).free
+        assert stated.prior_sd == sd
+    with pytest.raises(InputError, match=r"mvc_trials, which names no trial but: no such file.*reach_4"):
+        read_study(write_study(tmp_path, ('kind = "raw"', given.replace("reach_3", "reach_4"))))
 
 
 def test_free_as_list_table_and_default_of_first_order_activation(tmp_path):

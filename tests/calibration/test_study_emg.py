@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -49,3 +51,48 @@ def test_noise_is_measured_where_muscles_are_relaxed():
         make_envelopes([table], recipe, "[emg]", rest=[[(7.0, 8.0)]], **options)
     with pytest.raises(InputError, match="neither whiten nor noise_floor is true"):
         EmgRecipe("raw", rest={"a": True})
+
+
+def test_maximal_contractions_give_the_reference():
+    """The largest mean over a while, of all recordings that have the channel; a value that is given goes before."""
+    rng = np.random.default_rng(5)
+    time = np.arange(3000) / 1000
+    burst = np.where((time > 1) & (time < 2), 2.0, 0.1)[:, None]
+    first = Table("flexion.csv", ("b", "a"), time, burst * rng.standard_normal((3000, 2)) * [1.0, 0.5])
+    second = Table("extension.csv", ("a",), time, burst * rng.standard_normal((3000, 1)))
+    recipe = EmgRecipe("raw", high_pass=20.0, normalise="mvc", mvc_trials=("flexion", "extension"), baseline=0.5)
+    trial = raw_table(0, 0.05)
+    options = {"train": [None], "maximal": [first, second]}
+    (made,), reference = make_envelopes([trial], recipe, "[emg]", **options)
+    assert reference.kind == "maximum voluntary contraction"
+    # The mean size of Gaussian EMG of standard deviation 2; its largest sample is a third above.
+    expected = 2 * np.sqrt(2 / np.pi)
+    for channel in ("a", "b"):
+        assert reference.values[channel] == pytest.approx(expected, rel=0.1)
+    plain, _ = make_envelopes(
+        [trial], dataclasses.replace(recipe, mvc_trials=(), normalise="none"), "[emg]", train=[None]
+    )
+    np.testing.assert_allclose(made.data * [reference.values[c] for c in made.labels], plain[0].data, rtol=1e-12)
+    instant = dataclasses.replace(recipe, mvc_window=0.001, mvc={"b": 7.0})
+    _, other = make_envelopes([trial], instant, "[emg]", **options)
+    assert other.values["a"] > 1.15 * reference.values["a"]
+    assert other.values["b"] == 7.0
+    with pytest.raises(InputError, match=r"\[emg\]: no mvc reference of channel 'b'; there are 'a'"):
+        make_envelopes([trial], recipe, "[emg]", train=[None], maximal=[second])
+    with pytest.raises(
+        InputError, match=r"flexion.csv: a maximal contraction of 2.995 s is shorter than mvc_window, 9 s"
+    ):
+        make_envelopes([trial], dataclasses.replace(recipe, mvc_window=9.0), "[emg]", **options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mvc_trials": ("flexion",)}, "mvc_trials is given, but normalise is 'session'"),
+        ({"mvc_window": 0.0}, "mvc_window is 0 s"),
+        ({"mvc_window": float("nan")}, "mvc_window is nan s"),
+    ],
+)
+def test_what_a_recipe_of_maximal_contractions_cannot_be(changes, message):
+    with pytest.raises(InputError, match=message):
+        EmgRecipe("raw", **changes)
