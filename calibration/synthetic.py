@@ -75,6 +75,8 @@ def make_person(
     errors: Errors = Errors(),
     trials: Sequence[Trial] = (),
     groups: Mapping[str, tuple[str, ...]] | None = None,
+    truth: NmsModel | None = None,
+    drawn: Sequence[Free] | None = None,
 ) -> SyntheticPerson:
     """Draw a person and their recordings; the same for the same seed.
 
@@ -94,6 +96,9 @@ def make_person(
         trials: motions and envelopes that the person performs in place of random ones, the ``training`` ones first;
             ``middle``, ``reach``, ``unseen`` and ``seconds`` are not used then. Their measured moments are not, either.
         groups: of the problem.
+        truth: the structure that makes the recordings, where that is not the calibration's: other curves, say.
+        drawn: what the person is drawn from, where that is not what is calibrated: wider priors, say, or a value for
+            each where the calibration has one for all. Then ``z`` is of those, and no truth in the calibration's.
     """
     rng = np.random.default_rng(seed)
     assert model.paths is not None
@@ -110,14 +115,15 @@ def make_person(
     segments = [make_segment(model, trial) for trial in trials]
     blank = [dataclasses.replace(s, measured=np.tile(s.time[:, None], (1, len(model.coordinates)))) for s in segments]
     problem = Problem(model, start, tuple(blank[:training]), tuple(free), dict(groups or {}), penalties)
-    layout = make_layout(problem)
+    layout = make_layout(problem if drawn is None else dataclasses.replace(problem, free=tuple(drawn)))
+    own = model if truth is None else truth
     z = sample_box(np.zeros(layout.size), layout.prior_precision, layout.low, layout.high, 1, rng)[0]
     with jax.enable_x64(True):
-        truth = jax.tree.map(np.asarray, params_at(layout, float64(start), jax.numpy.asarray(z)))
+        params = jax.tree.map(np.asarray, params_at(layout, float64(start), jax.numpy.asarray(z)))
 
     recorded, clean = [], []
     for trial, segment in zip(trials, blank, strict=True):
-        moments = predict_segment(model, truth, segment).moments
+        moments = predict_segment(own, params, segment).moments
         noise = errors.moment_noise * moments.std(axis=0) * _colored(moments.shape, errors.moment_bandwidth, dt, rng)
         factor = 1.0 + errors.emg_noise * _colored(trial.emg.shape, errors.emg_bandwidth, dt, rng)
         seen = dataclasses.replace(trial, emg=trial.emg * np.maximum(factor, 0.0))
@@ -127,7 +133,7 @@ def make_person(
     return SyntheticPerson(
         problem=dataclasses.replace(problem, segments=tuple(recorded[:training])),
         z=z,
-        params=truth,
+        params=params,
         unseen=tuple(recorded[training:]),
         true=tuple(clean[training:]),
         true_training=tuple(clean[:training]),

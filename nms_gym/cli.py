@@ -227,6 +227,7 @@ def _calibrate(study: Study, folder: Path, *, report: bool, posterior: int = 0) 
     )
     _metrics_table(outcome.rows)
     _worse_lines(outcome.rows)
+    _targets_lines(outcome.targets)
     if outcome.analysis is not None:
         _bands_lines(outcome.analysis.bands)
     _range_lines(check_sets(outcome.subject, (), study.held_out))
@@ -433,6 +434,7 @@ def predict(
         _metrics_table(rows)
         _worse_lines(rows)
     if scored is not None:
+        _targets_lines(scored.targets)
         _bands_lines(scored.bands)
     _range_lines([*(() if scored is None else scored.ranges), *check_predictions(subject, predictions)])
     done(written, began)
@@ -753,6 +755,20 @@ def _worse_lines(rows: Sequence[dict[str, Any]]) -> None:
     ]
     if worse:
         console.print(f"  [yellow]predicted worse than without calibration[/yellow]: {escape('; '.join(worse))}")
+
+
+def _targets_lines(rows: Sequence[dict[str, Any]]) -> None:
+    """How far what was measured of single muscles is from the model's."""
+    from calibration.report.tables import targets_table
+
+    for row in targets_table(rows):
+        where = f"held-out: {row['set']}" if row["held_out"] else row["set"]
+        before = f"{row['uncalibrated']} uncalibrated, " if "uncalibrated" in row else ""
+        console.print(
+            f"  {row['quantity']} of {row['muscle']} in {row['unit']}, {where}: RMSE {before}{row['calibrated']} "
+            f"calibrated; tolerance {row['tolerance']}",
+            markup=False,
+        )
 
 
 def _bands_lines(bands: Sequence[BandSet]) -> None:

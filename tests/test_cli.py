@@ -414,6 +414,8 @@ def test_inspect_says_what_is_in_each_kind_of_file(calibrated, tmp_path):
     run("predict", folder / "subject.json", folder / "trials" / "reach_3.npz", "-o", tmp_path)
     subject = load_subject(folder / "subject.json")
     strength = f"{subject.params.max_isometric_force[0]:.5g}"
+    assert subject.trained is not None
+    elbow = f"{np.rad2deg(subject.trained.angle['r_elbow_flex'].most):.3g}"
     muscle = read_osim(OSIM).muscles[0]
     for file, expected in (
         (OSIM, (muscle.name, f"{muscle.max_isometric_force:.5g}", "gimbal_0")),
@@ -421,6 +423,7 @@ def test_inspect_says_what_is_in_each_kind_of_file(calibrated, tmp_path):
         (folder / "trials" / "reach_3.npz", ("reach_3 (synthetic)", "measured moments", "triceps_lateral")),
         (study.parent / "reach_1.npz", ("no trial file", "raw_emg", "2201 x 3", "'r_shoulder_elev', 'r_elbow_flex'")),
         (folder / "subject.json", ("6 muscles, 3 channels; passive: BRA", strength, "uncalibrated", "MAX_ITERATIONS")),
+        (folder / "subject.json", ("range of what was fitted", elbow, "deg/s")),
         (
             folder / "metrics.json",
             ("reach_3", "held-out", f"{scores(folder)['reach_3', 'r_elbow_flex', 'calibrated']:.3f}"),

@@ -10,19 +10,22 @@ import jax
 import numpy as np
 
 from calibration.excitations.assisted import Assistance, assist
+from calibration.problem import check_targets
 from calibration.study.build import Study
 from calibration.study.checks import require_file_name
 from calibration.study.model import Say
 from calibration.study.ranges import RangeCheck, check_sets
+from calibration.study.targets import SegmentTargets
 from calibration.uncertainty.analysis import CORRECTED, BandSet, band_set
 from calibration.uncertainty.discrepancy import Corrections, corrected_moments, evaluate_corrected
 from calibration.uncertainty.posterior import Noise
-from calibration.validation import predict_segment, tabulate
+from calibration.validation import predict_segment, tabulate, tabulate_targets
 from nms_gym.errors import InputError
 from nms_gym.files.subject import Subject
 from nms_gym.model.forward import NmsOutput
 from nms_gym.model.parameters import NmsParams
 from nms_gym.model.replay import Segment, make_segment
+from nms_gym.model.structure import NmsModel
 from nms_gym.recording.trial import Trial
 
 
@@ -101,6 +104,8 @@ class Scored:
     """where people and the noise of their moments are known"""
     ranges: tuple[RangeCheck, ...]
     """how far each set of windows leaves what the fit has seen"""
+    targets: Sequence[dict[str, Any]] = ()
+    """of what was measured of single muscles, see ``validation.tabulate_targets``"""
 
 
 def score(
@@ -124,14 +129,16 @@ def score(
         say: told what is going on.
 
     Raises:
-        InputError: the study has no windows, or its recordings lack what the person's model needs.
+        InputError: the study has no windows, its recordings lack what the person's model needs, or it has measurements
+            of a muscle that the model lacks.
     """
     train, held_out = study.cut(subject.model, _coordinates(subject))
     if not (train or held_out):
         raise InputError(f"study {study.name!r} has no training or held-out windows to score {subject.name!r} on")
     start = subject.start
+    own = subject.params if start is None else start
     say(f"scoring {subject.name} on {len(train)} training windows and {len(held_out)} held-out sets")
-    rows = tabulate(subject.model, subject.params if start is None else start, subject.params, train, held_out)
+    rows = tabulate(subject.model, own, subject.params, train, held_out)
     if corrections is not None:
         found = corrections.discrepancy
         rows += [
@@ -143,6 +150,9 @@ def score(
             if segments and all(s.measured is not None for s in segments)
             for metrics in evaluate_corrected(subject.model, subject.params, found, segments)
         ]
+    targets = tabulate_targets(
+        subject.model, own, subject.params, *_with_targets(subject.model, study, train, held_out)
+    )
     noise = moment_noise(subject)
     bands: list[BandSet] = []
     if people is not None and noise:
@@ -150,10 +160,27 @@ def score(
         sets = [("training windows", False, train), *((name, True, s) for name, s in held_out.items())]
         bands = [band_set(subject.model, people, noise, *one, corrections=corrections) for one in sets if one[2]]
     return Scored(
-        [row for row in rows if start is not None or row["set"] != "uncalibrated"],
+        _known(rows, start),
         tuple(bands),
         check_sets(subject, train, held_out),
+        _known(targets, start),
     )
+
+
+def _known(rows: Sequence[dict[str, Any]], start: NmsParams | None) -> list[dict[str, Any]]:
+    return [row for row in rows if start is not None or row["set"] != "uncalibrated"]
+
+
+def _with_targets(
+    model: NmsModel, study: Study, train: Sequence[Segment], held_out: Mapping[str, Sequence[Segment]]
+) -> tuple[tuple[Sequence[Segment], SegmentTargets], dict[str, tuple[Sequence[Segment], SegmentTargets]]]:
+    """Windows and what was measured of single muscles on them, which the model must have."""
+    unseen = {label: (segments, study.held_out_targets.get(label, ())) for label, segments in held_out.items()}
+    sets = ((train, study.targets), *unseen.values())
+    for segments, targets in sets:
+        for segment, given in zip(segments, targets, strict=bool(targets)):
+            check_targets(model, segment, given)
+    return sets[0], unseen
 
 
 def moment_noise(subject: Subject) -> tuple[Noise, ...]:

@@ -150,6 +150,7 @@ def write_predictions(
         emg_reference=emg_reference,
         bands=() if scored is None else [row for found in scored.bands for row in found.rows()],
         trained_range=[check.row() for check in checks],
+        targets=() if scored is None else scored.targets,
     )
     return written, rows
 

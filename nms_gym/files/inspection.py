@@ -20,6 +20,7 @@ from nms_gym.files.prediction import FORMAT as PREDICTION
 from nms_gym.files.prediction import load_quantities
 from nms_gym.files.subject import Subject, load_subject
 from nms_gym.model.parameters import KINDS, PARAMETER_KINDS, entries
+from nms_gym.model.trained_range import TrainedRange
 from nms_gym.recording.documents import read_json
 from nms_gym.recording.nmsm import read_osimx
 from nms_gym.recording.npz import read_npz, text_of
@@ -251,7 +252,19 @@ def _subject(subject: Subject) -> list[Listing]:
         ),
         _scores("validation", subject.metrics),
         ("parameters that moved", ("kind", "name", "start", "calibrated", "unit", ""), rows),
+        *([] if subject.trained is None else [_trained(subject.trained)]),
     ]
+
+
+def _trained(trained: TrainedRange) -> Listing:
+    """What the fit has seen; what lies beyond it was never tested."""
+    shown = {"emg": (1.0, "-"), "angle": (np.pi / 180, "deg"), "speed": (np.pi / 180, "deg/s")}
+    rows = [
+        [quantity, name, *(f"{x / unit:.3g}" for x in (of.least, of.low, of.high, of.most)), label]
+        for quantity, (unit, label) in shown.items()
+        for name, of in getattr(trained, quantity).items()
+    ]
+    return "range of what was fitted", ("quantity", "name", "least", "1 %", "99 %", "most", "unit"), rows
 
 
 def _scores(title: str, rows: Iterable[Mapping[str, Any]]) -> Listing:

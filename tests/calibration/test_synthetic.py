@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from models import THREE_CHANNELS, arm_model, arm_params
 
@@ -43,3 +45,21 @@ def test_people_perform_the_motions_that_are_given():
     assert true.measured is not None
     assert np.isfinite(true.measured).all()
     assert (true.measured.std(axis=0) > 0).all()
+
+
+def test_people_whom_the_model_does_not_suit():
+    """Recordings made by another structure, and from a wider prior; the problem keeps the calibration's."""
+    given = [trial("slow", 0.7), trial("fast", 1.3)]
+    wider = (dataclasses.replace(FREE[0], prior_sd=2 * FREE[0].prior_sd, bounds=(0.1, 10.0)),)
+    other = dataclasses.replace(MODEL, settings=dataclasses.replace(MODEL.settings, tendon="elastic"))
+    plain, wide, elastic = (
+        make_person(MODEL, START, FREE, seed=1, training=1, trials=given, **changed)
+        for changed in ({}, {"drawn": wider}, {"truth": other})
+    )
+    assert wide.problem.free == plain.problem.free
+    change = [np.log(p.params.emg_gain / START.emg_gain) for p in (plain, wide)]
+    assert np.abs(change[0]).max() < np.abs(change[1]).max()
+    np.testing.assert_allclose(change[1], 2 * FREE[0].prior_sd * wide.z, rtol=1e-9)
+    assert elastic.problem.model is MODEL
+    np.testing.assert_array_equal(elastic.z, plain.z)
+    assert np.abs(elastic.true[0].measured - plain.true[0].measured).max() > 0.01

@@ -21,14 +21,16 @@ from calibration.solvers.batch import make_batches
 from calibration.study.build import make_study
 from calibration.study.calibrate import calibrate
 from calibration.study.keys import Folder
+from calibration.study.predict import score
 from calibration.study.read import study_arguments
-from calibration.study.results import write_results
+from calibration.study.results import write_predictions, write_results
 from calibration.study.trial_files import TrialFiles
 from calibration.synthetic import make_person, with_targets
 from calibration.uncertainty.identifiability import identifiability
 from calibration.uncertainty.posterior import laplace_cohort
 from calibration.validation import evaluate, evaluate_targets
 from nms_gym.errors import InputError
+from nms_gym.files.subject import load_subject
 from nms_gym.model.replay import make_segment
 
 MODEL = arm_model(THREE_CHANNELS, tendon="rigid")
@@ -228,6 +230,13 @@ def test_a_calibration_reports_its_targets(tmp_path):
     write_results(tmp_path, read, outcome)
     written = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert written["targets"] == json.loads(json.dumps(outcome.targets))
+    # A saved person is scored alike.
+    scored = score(load_subject(tmp_path / "subject.json"), read)
+    assert [(r["set"], r["muscle"]) for r in scored.targets] == [(r["set"], r["muscle"]) for r in outcome.targets]
+    np.testing.assert_allclose([r["rmse"] for r in scored.targets], [r["rmse"] for r in outcome.targets], rtol=1e-6)
+    write_predictions(tmp_path / "again", outcome.subject, [], scored=scored)
+    again = json.loads((tmp_path / "again" / "metrics.json").read_text(encoding="utf-8"))
+    assert again["targets"] == json.loads(json.dumps(scored.targets))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "What was measured of single muscles" in page
 
