@@ -515,7 +515,7 @@ def fit_paths_command(
     start: Annotated[float | None, typer.Option(help="First time of --motion that counts, in s.")] = None,
     end: Annotated[float | None, typer.Option(help="Last time of --motion that counts, in s.")] = None,
     sampler: Annotated[
-        str, typer.Option(help="direct (our own geometry) or opensim (needs the extra; serves ellipsoids too).")
+        str, typer.Option(help="direct (our own geometry) or opensim (the real one; needs the extra).")
     ] = "direct",
 ) -> None:
     """Fit polynomial muscle paths to an OpenSim model and write a model file that needs no OpenSim.

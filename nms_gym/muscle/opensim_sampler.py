@@ -1,6 +1,6 @@
 """Muscle paths sampled from the real OpenSim (optional extra ``opensim``).
 
-It serves models whose wraps our own geometry refuses (ellipsoids, spheres, tori), and verifies ours on the others.
+It verifies our own geometry, and serves paths that ours does not know (``FunctionBasedPath``, exotic wraps).
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _import_opensim() -> Any:
     except ImportError as error:
         raise InputError(
             'this needs OpenSim, which is not installed; run: pip install "nms-gym[opensim]" (or fit with our own '
-            "geometry, which needs no OpenSim but knows cylinder wraps only)"
+            "geometry, --sampler direct, which needs no OpenSim)"
         ) from error
     # It logs to a file in the current folder unless told otherwise.
     opensim.Logger.setLevelString("off")

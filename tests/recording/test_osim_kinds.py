@@ -19,7 +19,7 @@ from nms_gym.files.model_file import check_model, model_from_osim
 from nms_gym.model.parameters import make_params
 from nms_gym.model.structure import NmsModel, Settings
 from nms_gym.muscle.path_fitting import direct_sampler
-from nms_gym.muscle.paths import build_paths, sample_paths
+from nms_gym.muscle.paths import path_sampler, sample_paths
 from nms_gym.recording.osim import read_osim
 from nms_gym.skeleton.recorded_motion import agreement, moments_of_motion, read_motion
 from nms_gym.skeleton.skeleton import make_skeleton
@@ -223,7 +223,7 @@ def test_a_joint_or_coupler_that_cannot_be_computed_stops_only_what_hangs_on_it(
         lengths, _ = sample_paths(model, ["flexor"], ["knee_flex"], KNEE)
         assert lengths[:, 0] == pytest.approx(FLEXOR, abs=1e-6)
         for used in (
-            lambda model=model: build_paths(model, ["vasti"], ["knee_flex"]),
+            lambda model=model: path_sampler(model, ["vasti"], ["knee_flex"]),
             lambda model=model: make_skeleton(model, ["knee_flex"]),
         ):
             with pytest.raises(InputError) as caught:
@@ -237,7 +237,7 @@ def test_numbers_of_a_coordinate_that_are_none_stop_only_its_joint(tmp_path):
     assert "<range>" in model.problems[0]
     assert "'hip_flex'" in model.problems[0]
     with pytest.raises(InputError, match="hip_flex"):
-        build_paths(model, ["flexor"], ["knee_flex"])
+        path_sampler(model, ["flexor"], ["knee_flex"])
     endless = read_osim(written(tmp_path, put("<range>-1.2 1.2</range>", "<range>-Inf Inf</range>")))
     assert endless.coordinate("hip_flex").range == (-10.0, 10.0)
     falling = read_osim(written(tmp_path, put("<range>-1.2 1.2</range>", "<range>1.2 -1.2</range>")))
