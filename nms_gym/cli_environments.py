@@ -69,7 +69,7 @@ def play(
     say(f"playing {name} with the {policy} policy, {env.task.horizon} steps of {1000 * env.dt:g} ms")
     if trained is not None:
         names = describe(env.task)
-        trained.require(names.observation_names, names.action_names, name)
+        trained.require(names.observation_names, names.action_names, name, names.action_units)
     make_folder(path.parent)
     filmed = (
         film(env, path, policy, seed, fps) if trained is None else record(env, trained.act, path, seed=seed, fps=fps)
@@ -170,7 +170,7 @@ def evaluate(
     task = make_task(name, **{**next(iter(loaded.values())).options, **options})
     names = describe(task)
     for each in loaded.values():
-        each.require(names.observation_names, names.action_names, name)
+        each.require(names.observation_names, names.action_names, name, names.action_units)
     judge = Judge(task, episodes)
     scores = {path: judge.policy(each) for path, each in loaded.items()} | judge.simple()
     first = scores[policy[0]]

@@ -16,14 +16,15 @@ from jax import Array
 from nms_gym._pytree import Leaf, pytree, static
 from nms_gym.envs.device import Actuator, MotorOptions, StimulationOptions, Stimulator, make_actuator, make_stimulator
 from nms_gym.envs.limb import Limb, LimbOutput
-from nms_gym.envs.options import Options, flag, number
+from nms_gym.envs.options import flag, number
 from nms_gym.envs.rendering.scene import Strip, stimulation_strip, torque_strip
 from nms_gym.envs.scripted import excitations_for
+from nms_gym.envs.sources import ActionOptions
 from nms_gym.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class MuscleOptions(Options):
+class MuscleOptions(ActionOptions):
     """Actions that excite muscles."""
 
     effort_weight: float = number(0.1, "of the mean squared excitation in the reward", 0.0, 1000.0)
@@ -56,6 +57,11 @@ class Actuation(Protocol):
     @property
     def action_names(self) -> tuple[str, ...]:
         """One per entry of the action."""
+        ...
+
+    @property
+    def action_units(self) -> str:
+        """What an action is, in words."""
         ...
 
     @property
@@ -111,6 +117,8 @@ class Muscles:
     commands: tuple[str, ...] = static()
     """synergy commands that it gives"""
     observed_muscles: tuple[str, ...] = static()
+    action_units: str = static(default="excitation")
+    """one of ``sources.ACTION_UNITS``"""
 
     @property
     def action_names(self) -> tuple[str, ...]:
@@ -174,7 +182,13 @@ def make_muscles(
 ) -> Muscles:
     """Actions on ``muscles`` of strengths ``(D, A)`` N·m and on synergy ``commands``."""
     leaves: Any = (strength, np.asarray(options.effort_weight), _lowest(options.symmetric_action))
-    return Muscles(*leaves, muscles=tuple(muscles), commands=tuple(commands), observed_muscles=tuple(observed))
+    return Muscles(
+        *leaves,
+        muscles=tuple(muscles),
+        commands=tuple(commands),
+        observed_muscles=tuple(observed),
+        action_units=options.action_units,
+    )
 
 
 def muscles_of(limb: Limb, options: MuscleOptions, q: np.ndarray | None = None) -> Muscles:
@@ -207,6 +221,11 @@ class Motor:
     lowest_action: Array
     """-1"""
     joints: tuple[str, ...] = static()
+
+    @property
+    def action_units(self) -> str:
+        """Of the device."""
+        return "torque, part of the device's largest"
 
     @property
     def action_names(self) -> tuple[str, ...]:
@@ -290,6 +309,11 @@ class Stimulation:
     """all of the limb"""
     excited: tuple[str, ...] = static()
     """those of an electrode, in the order of the limb's channels"""
+
+    @property
+    def action_units(self) -> str:
+        """Of the stimulator."""
+        return "stimulation, part of the largest"
 
     @property
     def action_names(self) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ def make_ankle_tracking(
     time: TimeOptions = TimeOptions(),
 ) -> Follow:
     """Follow an angle of the ankle, seated."""
-    limb = load_limb(person, ["ankle_angle_r"], held=posture.held(), sources=sources, time=time)
+    limb = load_limb(person, ["ankle_angle_r"], held=posture.held(), sources=sources, actions=muscles, time=time)
     return make_follow(
         "AnkleTracking",
         limb,

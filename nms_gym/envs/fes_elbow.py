@@ -17,7 +17,7 @@ from nms_gym.envs.device import StimulationOptions
 from nms_gym.envs.follow import Follow, make_follow
 from nms_gym.envs.options import EpisodeOptions, HangingArm, Options, TimeOptions, builds, option
 from nms_gym.envs.person import PersonOptions, load_limb
-from nms_gym.envs.sources import SourceOptions
+from nms_gym.envs.sources import DelayOptions, SourceOptions
 from nms_gym.envs.targets import make_waves
 
 ELECTRODES: dict[str, dict[str, float]] = {
@@ -40,6 +40,7 @@ def make_fes_elbow(
     posture: HangingArm = HangingArm(),
     stimulation: StimulationOptions = StimulationOptions(electrodes=ELECTRODES),
     fatigue: FatigueOptions = FatigueOptions(),
+    delay: DelayOptions = DelayOptions(),
     episode: EpisodeOptions = EpisodeOptions(seconds=8.0),
     time: TimeOptions = TimeOptions(),
 ) -> Follow:
@@ -54,6 +55,7 @@ def make_fes_elbow(
         held=posture.held(),
         sources=SourceOptions(sources=dict.fromkeys(stimulated, "policy")),
         default_source="passive",
+        actions=delay,
         time=time,
     )
     return make_follow(

@@ -97,6 +97,11 @@ class Follow:
         return self.actuation.action_names
 
     @property
+    def action_units(self) -> str:
+        """What an action is."""
+        return self.actuation.action_units
+
+    @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """[-1, 1] for a device, else [0, 1] or [-1, 1]."""
         return equal_bounds(float(self.actuation.lowest_action), 1.0, len(self.action_names))

@@ -27,7 +27,7 @@ def make_knee_extension(
     time: TimeOptions = TimeOptions(),
 ) -> Follow:
     """Follow an angle of the knee, seated."""
-    limb = load_limb(person, ["knee_angle_r"], held=posture.held(), sources=sources, time=time)
+    limb = load_limb(person, ["knee_angle_r"], held=posture.held(), sources=sources, actions=muscles, time=time)
     return make_follow(
         "KneeExtension",
         limb,

@@ -26,7 +26,9 @@ def make_leg_swing(
     time: TimeOptions = TimeOptions(),
 ) -> Follow:
     """Follow the joint angles of a swinging leg."""
-    limb = load_limb(person, ["hip_flexion_r", "knee_angle_r", "ankle_angle_r"], sources=sources, time=time)
+    limb = load_limb(
+        person, ["hip_flexion_r", "knee_angle_r", "ankle_angle_r"], sources=sources, actions=muscles, time=time
+    )
     return make_follow(
         "LegSwing",
         limb,

@@ -29,11 +29,21 @@ from nms_gym.conditions import conditions_from_spec
 from nms_gym.envs.actuation import MuscleOptions, Muscles, make_muscles
 from nms_gym.envs.limb import pack_params, unpack_params
 from nms_gym.envs.options import Options, builds, option
-from nms_gym.envs.person import Conditions, PersonOptions, each_of, load_person, stacked_params
+from nms_gym.envs.person import (
+    Conditions,
+    PersonOptions,
+    action_channels,
+    each_of,
+    load_person,
+    stacked_params,
+    warn_of_strength,
+)
 from nms_gym.envs.recordings import RecordingOptions
 from nms_gym.envs.rendering.scene import Scene, moment_strip
 from nms_gym.envs.sources import (
+    NEUTRAL,
     OWN,
+    ActionChannels,
     SourceOptions,
     chosen_sources,
     driven_model,
@@ -56,7 +66,7 @@ from nms_gym.errors import InputError, listed
 from nms_gym.files.subject import Subject, resolve_trial
 from nms_gym.model.condition import Condition
 from nms_gym.model.forward import Kinematics, NmsOutput, NmsState, initial_state, neuromuscular_step, output_at_rest
-from nms_gym.model.parameters import NmsParams
+from nms_gym.model.parameters import NEUTRAL_CHANNEL, NmsParams
 from nms_gym.model.replay import Replay, make_segment
 from nms_gym.model.structure import NmsModel
 from nms_gym.recording.trial import Trial, load_trial
@@ -113,6 +123,8 @@ class MomentTracking:
     """int32; episodes start at a sample from 0 to this one"""
     command_scale: Leaf
     """(S,) the command that an action of 1 gives: the largest one of the recording, at least 1"""
+    action_channels: ActionChannels = static(default=NEUTRAL)
+    """how actions reach the muscles"""
     outside: Array | None = None
     """(T,) fraction of the recording's channels, angles and speeds outside what the calibration has seen; None where
     nobody knows"""
@@ -141,6 +153,11 @@ class MomentTracking:
     def action_names(self) -> tuple[str, ...]:
         """One name per entry of the action: muscles, then synergy commands."""
         return self.actuation.action_names
+
+    @property
+    def action_units(self) -> str:
+        """What an action is."""
+        return self.actuation.action_units
 
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -390,9 +407,12 @@ def moment_tracking_task(
     actuated = base.passive_muscles if actuated is None else tuple(actuated)
     conditions = conditions_from_spec(condition, base)
     everyone = [subject.params] if people is None else each_of(people)
-    prepared = [conditions.prepare(base, params_for(base, subject.model, one))[1] for one in everyone]
-    model = with_action_channels(base, actuated)
-    crowd = [params_for(model, base, one) for one in prepared]
+    model, how = with_action_channels(base, actuated), action_channels(subject, muscles)
+    crowd = [
+        _with_actions(model, base, conditions.prepare(base, params_for(base, subject.model, one))[1],
+                      params_for(model, subject.model, one, how))
+        for one in everyone
+    ]  # fmt: skip
     dt = float(segment.replay.dt)
     first = int(np.searchsorted(trial.time, segment.time[0] - 0.5 * dt))
     rows = slice(first, first + len(segment.time))
@@ -428,6 +448,7 @@ def moment_tracking_task(
         model=replace(model, paths=None),
         params=crowd[0],
         condition=conditions,
+        action_channels=how,
         replay=segment.replay,
         **leaves,
     )
@@ -456,6 +477,7 @@ def make_moment_tracking(
         window=replay,
         muscles=muscles,
     )
+    warn_of_strength(person, subject, task.actuation.muscles, muscles)
     if not task.action_names:
         raise InputError(
             "no muscle is actuated, and an environment needs an action: name at least one muscle without a channel in "
@@ -468,4 +490,15 @@ def make_moment_tracking(
 
 def with_params(task: MomentTracking, model: NmsModel, params: NmsParams) -> MomentTracking:
     """The same task for a person with other parameters, which are those of ``model``, a subject's."""
-    return replace(task, params=params_for(task.model, model, params))
+    return replace(task, params=params_for(task.model, model, params, task.action_channels))
+
+
+def _with_actions(model: NmsModel, base: NmsModel, prepared: NmsParams, acting: NmsParams) -> NmsParams:
+    """Parameters of ``model``: ``prepared``, of ``base``, and of the action's channels those of ``acting``."""
+    found = params_for(model, base, prepared)
+    old = len(base.channels)
+    channels = {
+        kind: np.concatenate([np.asarray(getattr(found, kind))[:old], np.asarray(getattr(acting, kind))[old:]])
+        for kind in NEUTRAL_CHANNEL
+    }
+    return replace(found, **channels)

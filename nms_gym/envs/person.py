@@ -22,11 +22,15 @@ from nms_gym.envs.limb import Appearance, Limb, pack_params
 from nms_gym.envs.options import Options, TimeOptions, option
 from nms_gym.envs.sources import (
     ACTION_PREFIX,
+    ActionChannels,
+    ActionOptions,
+    DelayOptions,
     SourceOptions,
     chosen_sources,
     driven_model,
     params_for,
     sources_in_words,
+    warn_strength_unknown,
 )
 from nms_gym.envs.task import as_numpy
 from nms_gym.envs.trained import trained_limits
@@ -46,6 +50,7 @@ from nms_gym.skeleton.skeleton import make_skeleton
 LIMIT_STIFFNESS = 600.0
 LIMIT_DAMPING = 3.0
 
+SHIPPED = ("demo_arm", "right_leg")
 Conditions = Sequence[Mapping[str, Any] | str]
 
 
@@ -168,10 +173,30 @@ def load_limb(
     condition: Conditions | Callable[[NmsModel], Conditions] | None = None,
     **options: Any,
 ) -> Limb:
-    """``make_limb`` of a person; ``condition`` is what impairs them where ``person`` does not say."""
+    """``make_limb`` of a person; ``condition`` is what impairs them where ``person`` does not say.
+
+    Warns:
+        StrengthUnknownWarning: the policy excites muscles of a person of one's own whose strength is not known.
+    """
     subject, people = load_person(person)
     asked = condition if person.condition is None else person.condition
-    return make_limb(subject, coordinates, people=people, condition=asked, **options)
+    limb = make_limb(subject, coordinates, people=people, condition=asked, **options)
+    warn_of_strength(person, subject, limb.actuated, options.get("actions"))
+    return limb
+
+
+def warn_of_strength(
+    person: PersonOptions, subject: Subject, actuated: Sequence[str], actions: DelayOptions | None
+) -> None:
+    """``warn_strength_unknown`` of somebody whom the user brings; what is shipped is an example to try things on."""
+    if person.subject not in SHIPPED and isinstance(actions, ActionOptions):
+        warn_strength_unknown(subject, actuated, actions.action_units)
+
+
+def action_channels(subject: Subject, actions: DelayOptions) -> ActionChannels:
+    """How a policy's actions reach the muscles of a person: late only if a calibration says how late."""
+    units = actions.action_units if isinstance(actions, ActionOptions) else "excitation"
+    return ActionChannels(units, actions.action_delay and subject.start is not None)
 
 
 def make_limb(
@@ -184,6 +209,7 @@ def make_limb(
     sources: SourceOptions = SourceOptions(),
     default_source: str = "policy",
     condition: Conditions | Callable[[NmsModel], Conditions] | None = None,
+    actions: DelayOptions = ActionOptions(),
     time: TimeOptions = TimeOptions(),
 ) -> Limb:
     """The limb that some coordinates move, with all muscles that span one of them.
@@ -199,6 +225,7 @@ def make_limb(
             channels and synergies where there are any (the other muscles are passive then).
         condition: what impairs the person, as ``conditions_from_spec`` takes it, or a function of the model that says
             so.
+        actions: what an action on a muscle is, and when it acts.
         time: physical and control steps.
 
     Raises:
@@ -237,7 +264,8 @@ def make_limb(
 
     conditions = conditions_from_spec(condition(model) if callable(condition) else condition, model)
     everyone = [subject.params] if people is None else each_of(people)
-    prepared = [conditions.prepare(model, params_for(model, subject.model, one)) for one in everyone]
+    how = action_channels(subject, actions)
+    prepared = [conditions.prepare(model, params_for(model, subject.model, one, how)) for one in everyone]
     model, params = prepared[0]
     delays = np.max([np.max(np.asarray(p.electromechanical_delay), initial=0.0) for _, p in prepared])
     settings = replace(model.settings, max_delay=max(float(delays), 1e-6))

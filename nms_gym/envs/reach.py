@@ -94,6 +94,11 @@ class Reach:
         return self.actuation.action_names
 
     @property
+    def action_units(self) -> str:
+        """What an action is."""
+        return self.actuation.action_units
+
+    @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """[0, 1] or [-1, 1]."""
         return equal_bounds(float(self.actuation.lowest_action), 1.0, len(self.action_names))
@@ -226,7 +231,7 @@ def make_elbow_reach(
     time: TimeOptions = TimeOptions(),
 ) -> Reach:
     """Bring the elbow to an angle and hold it."""
-    limb = load_limb(person, ["r_elbow_flex"], held=posture.held(), sources=sources, time=time)
+    limb = load_limb(person, ["r_elbow_flex"], held=posture.held(), sources=sources, actions=muscles, time=time)
     ranges = {"r_elbow_flex": (15.0, 110.0)}
     return _make(limb, muscles, episode, ranges, width=math.radians(10), tolerance=math.radians(5))
 
@@ -241,7 +246,7 @@ def make_arm_reach(
 ) -> Reach:
     """Bring the wrist to a place and hold it there."""
     ranges = {"r_shoulder_elev": (-20.0, 60.0), "r_elbow_flex": (20.0, 110.0)}
-    limb = load_limb(person, list(ranges), sources=sources, time=time)
+    limb = load_limb(person, list(ranges), sources=sources, actions=muscles, time=time)
     return _make(limb, muscles, episode, ranges, width=0.06, tolerance=0.03, point=WRIST)
 
 

@@ -1,11 +1,12 @@
 """What drives each muscle: its own recorded channels, synergies, the policy, or nothing.
 
 Here a subject's model is given the channels that this asks for. Channels that the policy drives are named
-``action:<muscle>``; parameters follow their names into the new model.
+``action:<muscle>``; parameters follow their names into the new model, and an action means what ``ActionOptions`` say.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,9 @@ import numpy as np
 from jax.core import Tracer
 
 from nms_gym._pytree import replace
-from nms_gym.envs.options import Options, choice, option
+from nms_gym.envs.options import Options, choice, flag, option
 from nms_gym.errors import InputError, listed, near
+from nms_gym.files.subject import Subject
 from nms_gym.model.parameters import NEUTRAL_CHANNEL, PARAMETER_KINDS, NmsParams, entries
 from nms_gym.model.structure import NmsModel
 from nms_gym.recording.storage import require_unique
@@ -25,6 +27,7 @@ SOURCES = ("recorded", "synergy", "policy", "passive")
 OWN = "own"
 """all channels and synergies that the subject has for a muscle"""
 ACTION_PREFIX = "action:"
+ACTION_UNITS = ("excitation", "emg")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,68 @@ class SourceOptions(Options):
         'who gives the commands of synergies: "recorded" (found from the recorded EMG) or "action"',
         ("recorded", "action"),
     )
+
+
+class StrengthUnknownWarning(UserWarning):
+    """A policy excites muscles of a person of whom only the product of EMG gain and strength is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DelayOptions(Options):
+    """When muscles answer to what the policy excites."""
+
+    action_delay: bool = flag(
+        True,
+        "muscles answer to the action as late as the calibrated person's own do to their EMG (those without a channel: "
+        "as their others do on average); False: at once, as those of somebody who was never calibrated",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionOptions(DelayOptions):
+    """What an action on a muscle is."""
+
+    action_units: str = choice(
+        "excitation",
+        'what an action on a muscle is: "excitation", the part of full neural excitation; or "emg", the envelope of '
+        "the muscle's own channels over its reference, which acts through their calibrated gain (a muscle without a "
+        "channel takes excitation)",
+        ACTION_UNITS,
+    )
+
+
+@dataclass(frozen=True)
+class ActionChannels:
+    """How the channels of a policy's actions follow from those of the person.
+
+    Raises:
+        InputError: unknown units.
+    """
+
+    units: str = "excitation"
+    """one of ``ACTION_UNITS``"""
+    delayed: bool = False
+    """by the muscle's own delay"""
+
+    def __post_init__(self) -> None:
+        if self.units not in ACTION_UNITS:
+            raise InputError(f"action_units is {self.units!r}; use one of {listed(ACTION_UNITS)}")
+
+    def mixing(self, given: NmsModel, kind: str, muscles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Weights ``(A, C)`` of the person's own entries, and constants ``(A,)``, whose sum is the action's entry."""
+        own = np.asarray(given.channel_weights, float)[[given.muscles.index(m) for m in muscles]]
+        constant = np.full(len(muscles), NEUTRAL_CHANNEL[kind])
+        if kind == "emg_gain" and self.units == "emg":
+            # The same envelope on all of a muscle's channels excites it by the weighted sum of their gains.
+            return own, np.where(own.any(axis=1), 0.0, constant)
+        if kind == "electromechanical_delay" and self.delayed and given.channels:
+            shares = np.where(own.any(axis=1, keepdims=True), np.abs(own), 1.0)
+            return shares / shares.sum(axis=1, keepdims=True), np.zeros_like(constant)
+        return np.zeros_like(own), constant
+
+
+NEUTRAL = ActionChannels()
+"""excitations arrive as they are, at once"""
 
 
 def chosen_sources(
@@ -119,8 +184,9 @@ def with_action_channels(model: NmsModel, muscles: Sequence[str]) -> NmsModel:
     return replace(model, channels=channels, channel_weights=np.concatenate([weights, columns], axis=1))
 
 
-def params_for(model: NmsModel, given: NmsModel, params: NmsParams) -> NmsParams:
-    """Parameters of ``given``, as ``model`` orders them, by name; what the policy excites has gain 1 and no delay.
+def params_for(model: NmsModel, given: NmsModel, params: NmsParams, actions: ActionChannels = NEUTRAL) -> NmsParams:
+    """Parameters of ``given``, as ``model`` orders them, by name; what the policy excites has those that ``actions``
+    says, by default gain 1 and no delay.
 
     Parameters may be traced.
 
@@ -133,17 +199,58 @@ def params_for(model: NmsModel, given: NmsModel, params: NmsParams) -> NmsParams
         if np.shape(leaf) != (len(have),):
             raise InputError(f"{kind} has shape {np.shape(leaf)}; expected ({len(have)},), one per {listed(have)}")
         names = entries(model, kind)
-        actions = [n for n in names if n not in have and n.startswith(ACTION_PREFIX) and kind in NEUTRAL_CHANNEL]
-        missing = [n for n in names if n not in have and n not in actions]
+        new = [n for n in names if n not in have and n.startswith(ACTION_PREFIX) and kind in NEUTRAL_CHANNEL]
+        missing = [n for n in names if n not in have and n not in new]
         if missing:
             raise InputError(f"{kind} lacks {listed(missing)}; it has {listed(have, 30)}")
-        rows = np.array([have.index(n) if n in have else len(have) + actions.index(n) for n in names], np.int32)
-        neutral = np.full(len(actions), NEUTRAL_CHANNEL.get(kind, 0.0))
+        rows = np.array([have.index(n) if n in have else len(have) + new.index(n) for n in names], np.int32)
+        weights, constant = np.zeros((0, len(have))), np.zeros(0)
+        if new:
+            weights, constant = actions.mixing(given, kind, [n.removeprefix(ACTION_PREFIX) for n in new])
         if isinstance(leaf, Tracer):
-            leaves[kind] = jnp.concatenate([leaf, neutral.astype(leaf.dtype)])[rows]
+            weights, constant = (jnp.asarray(x, leaf.dtype) for x in (weights, constant))
+            leaves[kind] = jnp.concatenate([leaf, weights @ leaf + constant])[rows]
         else:
-            leaves[kind] = np.concatenate([np.asarray(leaf, float), neutral])[rows]
+            leaf = np.asarray(leaf, float)
+            leaves[kind] = np.concatenate([leaf, weights @ leaf + constant])[rows]
     return NmsParams(**leaves)
+
+
+def strength_unknown(subject: Subject) -> dict[str, tuple[str, ...]]:
+    """Muscle -> its channels, where a calibration fitted both the channels' gain and the muscle's strength to EMG that
+    is normalised to itself: then only their product is known. Empty where maximal moments were fitted
+    (``calibration["strength_data"]`` of the subject's file names them)."""
+    if subject.calibration.get("strength_data"):
+        return {}
+    gains, strengths = (subject.bounds.get(kind, {}) for kind in ("emg_gain", "max_isometric_force"))
+    weights = np.asarray(subject.model.channel_weights)
+    found = {}
+    for muscle, row in zip(subject.model.muscles, weights, strict=True):
+        channels = tuple(c for c, w in zip(subject.model.channels, row, strict=True) if w and c in gains)
+        if channels and muscle in strengths:
+            found[muscle] = channels
+    return found
+
+
+def warn_strength_unknown(subject: Subject, muscles: Sequence[str], units: str) -> None:
+    """Say so where a policy excites muscles of unknown strength in units of excitation.
+
+    Warns:
+        StrengthUnknownWarning: once for each call.
+    """
+    found = {m: channels for m, channels in strength_unknown(subject).items() if m in muscles}
+    if units != "excitation" or not found:
+        return
+    channels = list(dict.fromkeys(c for each in found.values() for c in each))
+    warnings.warn(
+        f"subject {subject.name!r}: gain of {listed(channels)} and strength of {listed(found, 8)} were both fitted "
+        "without maximal moments, so that only their product is known, and a policy that excites these muscles learns "
+        "on muscles that may be too strong or too weak. Calibrate with maximal moments (dynamometer or MVC), or with "
+        "the gain fixed after an MVC trial; or make the task with action_units='emg', whose actions act through the "
+        "fitted gain",
+        StrengthUnknownWarning,
+        stacklevel=3,
+    )
 
 
 def sources_in_words(model: NmsModel, synergies: str) -> dict[str, str]:

@@ -117,6 +117,11 @@ class DescribedTask(Task, Protocol):
         """Muscle -> what drives it."""
         ...
 
+    @property
+    def action_units(self) -> str:
+        """What an action is, in words: a trained policy asks for a task with the same."""
+        ...
+
     def baseline(self, observation: Array) -> Array:
         """Action of a simple scripted policy, for comparison."""
         ...
@@ -138,6 +143,8 @@ class Description:
     muscles: tuple[str, ...]
     coordinates: tuple[str, ...]
     drive: dict[str, str]
+    action_units: str
+    """what an action is, in words; "" where the task does not say"""
 
 
 def describe(task: Task) -> Description:
@@ -153,6 +160,7 @@ def describe(task: Task) -> Description:
         tuple(getattr(task, "muscles", ())),
         tuple(getattr(task, "coordinates", ())),
         dict(getattr(task, "drive", {})),
+        str(getattr(task, "action_units", "")),
     )
 
 

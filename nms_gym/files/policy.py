@@ -169,12 +169,26 @@ class Policy:
             )
         return np.asarray(answer(self.weights, self.shape, seen, self.action_low, self.action_high), np.float32)
 
-    def require(self, observation_names: Sequence[str], action_names: Sequence[str], where: str) -> None:
-        """Refuse a task that shows or takes something else, or in another order.
+    def require(
+        self, observation_names: Sequence[str], action_names: Sequence[str], where: str, action_units: str = ""
+    ) -> None:
+        """Refuse a task that shows or takes something else, or in another order, or means something else by it.
+
+        Args:
+            observation_names: of the task.
+            action_names: of the task.
+            where: what the task is called.
+            action_units: of the task; "" where it does not say.
 
         Raises:
             InputError: by name, what differs.
         """
+        if action_units and self.action_units and action_units != self.action_units:
+            raise InputError(
+                f"policy of {self.task}: its actions are in units of {self.action_units}, those of {where} in units of "
+                f"{action_units}; make the task as it was trained on, or train again. Options: "
+                f"{json.dumps(dict(self.options), default=str)}"
+            )
         for what, mine, theirs in (
             ("observation", self.observation_names, tuple(observation_names)),
             ("action", self.action_names, tuple(action_names)),

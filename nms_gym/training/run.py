@@ -234,7 +234,7 @@ class _Keeper:
             action_low=np.asarray(self.bounds[0], np.float32),
             action_high=np.asarray(self.bounds[1], np.float32),
             options=self.options,
-            action_units=units_of(self.description.action_names),
+            action_units=self.description.action_units,
             subject=_subject(self.options),
             training={
                 "algorithm": self.algorithm,
@@ -261,15 +261,6 @@ class _Keeper:
                 draw_curve(self.folder / "curve.png", self.name, self.algorithm, self.curve, self.simple),
             ]
         return Trained(policy, tuple(self.curve), self.simple, tuple(files))
-
-
-def units_of(action_names: tuple[str, ...]) -> str:
-    """What an action is, in words."""
-    if all(n.startswith("torque:") for n in action_names):
-        return "torque, part of the device's largest"
-    if all(n.startswith("stimulation:") for n in action_names):
-        return "stimulation, part of the largest"
-    return "excitation"
 
 
 def _subject(options: Mapping[str, Any]) -> dict[str, str]:

@@ -242,7 +242,7 @@ def test_stimulated_muscle_tires_faster_with_the_rate(tired):
 
 
 def test_without_fatigue_stimulation_is_the_recruitment():
-    task = as_dtype(make_task("FesElbow-v0", fatigue_rate=0), jnp.float64)
+    task = as_dtype(make_task("FesElbow-v0", fatigue_rate=0, action_delay=False), jnp.float64)
     actions = jnp.asarray(np.random.default_rng(0).uniform(0, 1, (60, 2)))
     _, info = jax.jit(play_actions, compiler_options=QUICK)(task, actions)
     expected = act.saturate(jax.vmap(task.actuation.stimulator.recruited)(actions))

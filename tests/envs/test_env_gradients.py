@@ -33,9 +33,8 @@ def unused(task, model):
         found |= {"activation_time_constant", "deactivation_time_constant"}
     if set(model.tendons if isinstance(model.tendons, tuple) else (model.tendons,)) == {"rigid"}:
         found.add("tendon_strain_at_one_norm_force")
-    recorded = task.replayed_channels if hasattr(task, "replayed_channels") else task.limb.recorded
-    if not recorded:
-        found.add("electromechanical_delay")  # what acts now has none
+    if hasattr(task, "limb") and task.limb.undelayed:
+        found.add("electromechanical_delay")
     return found
 
 

@@ -83,7 +83,9 @@ def test_a_posterior_puts_different_people_in_the_loop(tmp_path, arm):
         save_subject(tmp_path / f"{i}.json", dataclasses.replace(arm, params=own))
         alone = made("ElbowAssist-v0", subject=str(tmp_path / f"{i}.json"), **options)
         np.testing.assert_allclose(play(alone, actions)[0], seen[i], rtol=1e-9, atol=1e-9)
-    named = make_task("ElbowReach-v0", subject=str(tmp_path / "0.json"), posterior=str(tmp_path / "posterior.npz"))
+    # In these units strength need not be known.
+    named = {"subject": str(tmp_path / "0.json"), "posterior": str(tmp_path / "posterior.npz"), "action_units": "emg"}
+    named = make_task("ElbowReach-v0", **named)
     assert named.limb.people_count == 3
 
 
@@ -232,7 +234,8 @@ def test_synergy_commands_by_action_reach_too(tmp_path, arm):
     """As the documentation of ``sources`` says."""
     subject = with_synergies(arm)
     save_subject(tmp_path / "arm.json", subject)
-    task = made("ElbowReach-v0", subject=str(tmp_path / "arm.json"), sources={"TRIlong": "synergy"})
+    own = {"subject": str(tmp_path / "arm.json"), "action_units": "emg"}
+    task = made("ElbowReach-v0", **own, sources={"TRIlong": "synergy"})
     assert task.action_names[-2:] == subject.model.commands
     count = len(task.action_names)
     assert jax.eval_shape(task.baseline, jnp.zeros(len(task.observation_names))).shape == (count,)

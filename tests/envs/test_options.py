@@ -13,9 +13,17 @@ import pytest
 from nms_gym._pytree import replace
 from nms_gym.envs import TASKS, builder, make_task
 from nms_gym.envs.options import Options, TaskBuilder, builds, choice, flag, number, option
-from nms_gym.envs.sources import OWN, chosen_sources, driven_model, params_for
+from nms_gym.envs.sources import (
+    OWN,
+    ActionChannels,
+    StrengthUnknownWarning,
+    chosen_sources,
+    driven_model,
+    params_for,
+)
+from nms_gym.envs.task import describe
 from nms_gym.errors import InputError
-from nms_gym.files.subject import load_subject, resolve_subject
+from nms_gym.files.subject import load_subject, resolve_subject, save_subject
 from nms_gym.model.parameters import KINDS, PARAMETER_KINDS, entries
 
 
@@ -143,6 +151,80 @@ def test_channels_of_the_policy_are_neutral_and_others_keep_theirs(arm):
     gain = jax.jacfwd(lambda gain: params_for(model, arm.model, replace(arm.params, emg_gain=gain)).emg_gain)
     expected = [[float(c == d) for d in arm.model.channels] for c in model.channels]
     np.testing.assert_array_equal(gain(jnp.asarray(arm.params.emg_gain)), expected)
+
+
+def test_actions_in_units_of_emg_act_through_the_gain_and_delay_of_the_muscles_own_channels(arm):
+    """Each muscle of the demo has one channel, but the brachialis, which has none."""
+    model = driven_model(arm.model, dict.fromkeys(arm.model.muscles, "policy"), "recorded")
+    own = dict(zip(arm.model.channels, np.asarray(arm.params.emg_gain), strict=True))
+    delay = float(arm.params.electromechanical_delay[0])
+    assert delay > 0.02
+    emg = params_for(model, arm.model, arm.params, ActionChannels("emg", True))
+    gains = dict(zip(model.channels, emg.emg_gain, strict=True))
+    assert gains["action:BIClong"] == gains["action:BICshort"] == own["biceps"]
+    assert gains["action:TRIlat"] == own["triceps_lateral"]
+    assert gains["action:BRA"] == 1.0
+    np.testing.assert_allclose(emg.electromechanical_delay, delay, rtol=1e-12)
+    true = params_for(model, arm.model, arm.params, ActionChannels("excitation", True))
+    assert set(np.asarray(true.emg_gain)) == {1.0}
+    np.testing.assert_allclose(true.electromechanical_delay, delay, rtol=1e-12)
+    with pytest.raises(InputError, match="action_units is 'mV'; use one of 'excitation', 'emg'"):
+        ActionChannels("mV")
+
+
+def test_two_channels_of_a_muscle_share_its_action(arm):
+    weights = np.zeros_like(np.asarray(arm.model.channel_weights))
+    weights[0, :2] = 0.5, 0.25
+    given = replace(arm.model, channel_weights=weights)
+    delays = np.array([0.02, 0.05, 0.08])
+    params = replace(arm.params, electromechanical_delay=delays)
+    model = driven_model(given, dict.fromkeys(given.muscles, "policy"), "recorded")
+    found = params_for(model, given, params, ActionChannels("emg", True))
+    assert found.emg_gain[0] == pytest.approx(weights[0] @ arm.params.emg_gain)
+    assert found.electromechanical_delay[0] == pytest.approx(0.03)
+    np.testing.assert_allclose(found.electromechanical_delay[1:], 0.05)
+    np.testing.assert_array_equal(found.emg_gain[1:], 1.0)
+
+
+def test_tasks_delay_actions_of_calibrated_people_and_say_their_units(arm, tmp_path):
+    def delays(name, **options):
+        return np.asarray(make_task(name, **options).limb.params.electromechanical_delay)
+
+    own = float(arm.params.electromechanical_delay[0])
+    for name in ("ElbowReach-v0", "FesElbow-v0"):
+        np.testing.assert_allclose(delays(name), own, rtol=1e-12)
+        assert not delays(name, action_delay=False).any()
+    assert not delays("KneeExtension-v0").any()  # nobody calibrated the shipped leg
+    save_subject(tmp_path / "uncalibrated.json", replace(arm, start=None, bounds={}))
+    assert not delays("ElbowReach-v0", subject=tmp_path / "uncalibrated.json").any()
+    task = make_task("MomentTracking-v0")
+    assert float(task.params.electromechanical_delay[-1]) == pytest.approx(own)
+    assert not make_task("MomentTracking-v0", action_delay=False).params.electromechanical_delay[-1]
+    assert describe(make_task("ElbowReach-v0", action_units="emg")).action_units == "emg"
+    assert describe(task).action_units == "excitation"
+    assert describe(make_task("FesElbow-v0")).action_units.startswith("stimulation")
+    assert describe(make_task("ElbowAssist-v0")).action_units.startswith("torque")
+
+
+def test_a_policy_on_muscles_of_unknown_strength_is_warned_of(arm, tmp_path):
+    mine = {"subject": str(tmp_path / "mine.json")}
+    save_subject(tmp_path / "mine.json", arm)
+    with pytest.warns(StrengthUnknownWarning, match=r"(?s)gain of 'biceps'.*'BIClong'.*action_units='emg'") as found:
+        make_task("ElbowReach-v0", **mine)
+    assert len(found) == 1
+    # Nothing to say (warnings are errors here): other units, no muscle of the policy's has a channel, a motor.
+    make_task("ElbowReach-v0", **mine, action_units="emg")
+    make_task("ElbowReach-v0", **mine, sources={m: "passive" for m in arm.model.muscles if m != "BRA"})
+    make_task("MomentTracking-v0", **mine)
+    make_task("ElbowAssist-v0", **mine)
+    free = dict(arm.bounds)
+    for known in (
+        replace(arm, bounds={k: v for k, v in free.items() if k != "emg_gain"}),
+        replace(arm, bounds={k: v for k, v in free.items() if k != "max_isometric_force"}),
+        replace(arm, calibration={**arm.calibration, "strength_data": ["r_elbow_flex"]}),
+    ):
+        save_subject(tmp_path / "mine.json", known)
+        make_task("ElbowReach-v0", **mine)
 
 
 def test_parameters_of_somebody_else(arm):

@@ -104,6 +104,9 @@ def test_a_file_is_read_and_used_without_jax(tmp_path):
 def test_what_does_not_fit_is_refused_by_name(tmp_path):
     policy = made()
     policy.require(policy.observation_names, policy.action_names, "ElbowReach-v0")
+    policy.require(policy.observation_names, policy.action_names, "ElbowReach-v0", "excitation")
+    with pytest.raises(InputError, match="in units of excitation, those of mine in units of emg"):
+        policy.require(policy.observation_names, policy.action_names, "mine", "emg")
     with pytest.raises(InputError, match="lacks 'speed:elbow'"):
         policy.require(("angle:elbow", "error:elbow"), policy.action_names, "mine")
     with pytest.raises(InputError, match="does not know 'target:elbow'"):

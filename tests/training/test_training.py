@@ -17,7 +17,7 @@ from nms_gym.files.policy import answer, load_policy
 from nms_gym.training.analytic import SHAPE, Analytic, AnalyticSettings
 from nms_gym.training.checkpoint import load_checkpoint, save_checkpoint
 from nms_gym.training.judging import CHOICE_SEED, Judge, Score, paired_difference
-from nms_gym.training.run import train, units_of
+from nms_gym.training.run import train
 
 SETTINGS = {"episodes": 32, "window": 20, "hidden": [16], "learning_rate": 1e-2, "discount": 0.9}
 STEPS = 32 * 40 * 60
@@ -179,8 +179,3 @@ def test_paired_differences_see_what_is_the_same_in_every_episode():
     assert mean == pytest.approx(1.0, abs=0.05)
     assert low > 0.9
     assert a.row()["success"] == pytest.approx(0.5, abs=0.1)
-
-
-def test_units_of_actions_are_said():
-    assert units_of(("biceps", "synergy_1")) == "excitation"
-    assert units_of(("stimulation:a",)).startswith("stimulation")
