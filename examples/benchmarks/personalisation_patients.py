@@ -21,9 +21,11 @@ FLEXORS = ("biceps", "brachialis")
 EXTENSORS = ("triceps", "triceps_long")
 CHAIN = {**emg.BASE, **emg.WHITE, **emg.POWER, **emg.REST}
 """the best estimate of amplitude in noisy_emg.py"""
-MOMENT_NOISE = 0.05
+MOMENT_NOISE, LEAST_NOISE = 0.05, 0.15
+"""of the standard deviation, and N·m"""
+LIGHT = 0.2
+"""part of the usual excitation in a recording of light efforts: where arms are held"""
 TOLERANCE = 0.2
-LIFT_SECONDS = 10.0
 PEOPLE = 8
 """of a posterior"""
 
@@ -39,7 +41,7 @@ class Patient:
     effort: float
     """part of full excitation that a maximal effort reaches: paresis"""
     recordings: tuple[Any, ...]
-    """two to fit and the maximal efforts, of ``noisy_emg``"""
+    """two to fit, maximal efforts and light ones, of ``noisy_emg``"""
     moments: tuple[np.ndarray, ...]
     reference: tuple[np.ndarray, np.ndarray]
     """(C,) excitation that is 1 of the EMG normalised to maximal efforts, and to the two recordings' own maximum"""
@@ -151,11 +153,14 @@ def make_patient(seed: int) -> Patient:
         for r in recordings
     ]
     recordings.append(maximal_efforts(rng, recordings[0], effort))
+    light = emg.record(rng)
+    drive = LIGHT * effort * light.excitation
+    recordings.append(dataclasses.replace(light, excitation=drive, raw=emg.raw_emg(rng, drive)))
     moments = []
     for r in recordings:
         exact = predict_segment(model, params, emg.true_segment(model, r)).moments
         noise = emg.smooth(rng, len(exact), emg.MODEL_STEP, 6.0, exact.shape[1])
-        moments.append(exact + MOMENT_NOISE * exact.std(axis=0) * noise)
+        moments.append(exact + np.maximum(MOMENT_NOISE * exact.std(axis=0), LEAST_NOISE) * noise)
     maximum = emg.raw_emg(rng, np.full((round(3 / emg.RAW_STEP), len(emg.DRIVES)), effort))
     relaxed = emg.raw_emg(rng, np.full_like(maximum, emg.RELAXED))
     made = emg.Person(np.zeros(0), params, tuple(recordings), tuple(moments), maximum, relaxed)
@@ -173,7 +178,7 @@ def calibrated(patients: Sequence[Patient]) -> dict[str, list[tuple[Any, Any]]]:
     efforts, whatever it was normalised to.
 
     "session": EMG normalised to its own maximum in the two recordings, gain and strength free. "maximal": normalised to
-    a maximal effort, the gain fixed at 1, and the moments of maximal efforts fitted with the rest.
+    a maximal effort, the gain fixed at 1, and the moments of maximal and of light efforts fitted with the rest.
     """
     from calibration.cohort import fit_cohort
     from calibration.problem import Penalties, Problem, default_free
@@ -182,7 +187,7 @@ def calibrated(patients: Sequence[Patient]) -> dict[str, list[tuple[Any, Any]]]:
 
     model, start, _, _ = generic()
     found = {}
-    for name, used, fixed in (("session", 2, ()), ("maximal", 3, ("emg_gain",))):
+    for name, used, fixed in (("session", 2, ()), ("maximal", 4, ("emg_gain",))):
         free = tuple(f for f in default_free(model) if f.kind not in fixed)
         problems, scales = [], []
         for p in patients:
