@@ -148,7 +148,8 @@ def test_no_severity_is_health(impairment, healthy):
 def test_weakness_weakens_the_pull(healthy):
     """Of a muscle that its own moments act on: the same excitation, less than the moment."""
     strong, weak = (
-        made("ElbowReach-v0", condition=condition) for condition in ([], [{"name": "weakness", "severity": 0.5}])
+        made("ElbowReach-v0", condition=condition, action_delay=False)
+        for condition in ([], [{"name": "weakness", "severity": 0.5}])
     )
     actions = jnp.zeros((3, 6)).at[:, [strong.muscles.index(m) for m in BICEPS]].set(0.8)
     pull = [play(task, actions)[1]["moments"][-1, 0] for task in (strong, weak)]
