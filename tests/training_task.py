@@ -17,6 +17,7 @@ class Push:
     horizon: int = static(default=40)
     dt: float = static(default=0.05)
     action_names = ("torque:push",)
+    action_units = "torque, N·m"
     observation_names = ("position:mass", "speed:mass", "target:mass")
     action_bounds = (np.full(1, -1, np.float32), np.full(1, 1, np.float32))
     observation_bounds = (np.full(3, -10, np.float32), np.full(3, 10, np.float32))

@@ -50,7 +50,7 @@ def test_files_say_what_was_learned(trained):
     seen = np.array([0.1, -0.2, 0.3], np.float32)
     np.testing.assert_array_equal(policy.act(seen), result.policy.act(seen))
     assert policy.observation_names == Push.observation_names
-    assert policy.action_units.startswith("torque")
+    assert policy.action_units == "torque, N·m" == Push.action_units
     with open(folder / "curve.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(r["steps"]) for r in rows] == [p.steps for p in result.curve]
