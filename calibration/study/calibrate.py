@@ -13,6 +13,7 @@ from calibration.cross_validation import CrossValidation, cross_validate, with_p
 from calibration.fitting import CalibrationResult, Progress, Status, fit, polished
 from calibration.study.build import Study
 from calibration.study.checks import at
+from calibration.study.emg import NORMALISATIONS
 from calibration.study.model import Say
 from calibration.uncertainty.analysis import Analysis, analyse
 from calibration.uncertainty.bands import Interval
@@ -136,6 +137,7 @@ def make_subject(
             "at_bounds": list(result.at_bounds),
             "coordinates": list(study.train[0].coordinates),
             "emg_reference": study.emg_reference.kind,
+            "strength_data": strength_data(study),
             "training_windows": [s.name for s in study.train],
             "held_out_windows": {name: [s.name for s in segments] for name, segments in study.held_out.items()},
             **extra,
@@ -149,6 +151,14 @@ def make_subject(
         synthetic=any(t.synthetic for t in study.trials.values()),
         trained=trained_range(study.train),
     )
+
+
+def strength_data(study: Study) -> list[str]:
+    """What tells the person's strength from the gains of the EMG, in words; empty where nothing does."""
+    joints = () if study.maximal is None else dict.fromkeys(study.maximal.joints)
+    found = [f"maximal moments of {joint}" for joint in joints]
+    mvc = NORMALISATIONS["mvc"]
+    return found + ([f"EMG over its {mvc}"] if study.emg_reference.kind == mvc else [])
 
 
 def by_kind(rows: Sequence[Interval]) -> dict[str, dict[str, dict[str, float]]]:

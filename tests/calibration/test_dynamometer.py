@@ -278,6 +278,8 @@ def test_a_study_is_fitted_to_them_and_reports_them(tmp_path):
     )
     study = dataclasses.replace(study, fit_options={"starts": 1, "max_iterations": 4})
     outcome = calibrate(study)
+    joints = dict.fromkeys(study.maximal.joints)
+    assert outcome.subject.calibration["strength_data"] == [f"maximal moments of {joint}" for joint in joints]
     for row, measured in zip(outcome.maximal, (60.0, -40.0), strict=True):
         assert row["measured"] == measured
         assert abs(row["calibrated"] - measured) < 0.5 * abs(row["uncalibrated"] - measured)
