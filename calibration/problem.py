@@ -32,8 +32,8 @@ class Free:
 
     ``bounds`` and ``prior_sd`` of a ``relative`` kind are factors of the start (0.85 to 1.15; 0.05), of the others
     values in the kind's unit. ``share`` says who gets one common factor or shift: "each" entry its own, "all" one for
-    all, or "groups" for the problem's groups. ``own_sd`` gives single entries a prior of their own; who share a value
-    take the tightest.
+    all, or "groups" for the problem's groups. ``own_sd`` gives single entries a prior of their own, ``own_high`` an
+    upper bound of their own; who share a value take the tightest.
     """
 
     kind: str
@@ -44,6 +44,8 @@ class Free:
     only: tuple[str, ...] | None = None
     own_sd: tuple[tuple[str, float], ...] = ()
     """(entry, standard deviation) where it is not ``prior_sd``"""
+    own_high: tuple[tuple[str, float], ...] = ()
+    """(entry, upper bound) where that is lower than that of ``bounds``"""
     correlation: float = 0.0
     """of the prior between any two values of this kind: 0 leaves them on their own, near 1 they are almost shared. It
     is the part of the prior variance that belongs to their common mean (a random effect; Gelman et al. 2013, chapter 5)
@@ -354,7 +356,7 @@ def make_layout(problem: Problem) -> Layout:
         all_names = entries(model, free.kind)
         start = np.asarray(getattr(problem.start, free.kind), dtype=float)
         index[free.kind] = np.full(len(all_names), -1, np.int32)  # narrow: see activation.delayed_series
-        own_sd = dict(free.own_sd)
+        own_sd, own_high = dict(free.own_sd), dict(free.own_high)
         for label, members in _groups(problem, free, all_names):
             rows = [all_names.index(m) for m in members]
             axis = KINDS[free.kind].axis
@@ -364,10 +366,11 @@ def make_layout(problem: Problem) -> Layout:
                 touched = np.isin(model.muscles, [model.synergy_pairs[r][0] for r in rows])
             else:
                 touched = np.isin(model.muscles, members)
+            highest = min(free.bounds[1], *(own_high.get(m, free.bounds[1]) for m in members))
             one = dataclasses.replace(
                 free,
                 prior_sd=min(own_sd.get(m, free.prior_sd) for m in members),
-                bounds=_signed(free, rows, model) or free.bounds,
+                bounds=_signed(free, rows, model) or (free.bounds[0], highest),
             )
             z_low, z_high = _box(one, label, start[rows])
             index[free.kind][rows] = len(names)
@@ -426,9 +429,10 @@ def _groups(problem: Problem, free: Free, names: tuple[str, ...]) -> list[tuple[
         raise InputError(f"{free.kind}: 'only' names nothing; name entries of {listed(names, 50)}, or leave it out")
     if unknown:
         raise InputError(f"{free.kind}: no entry {listed(unknown)}; there are {listed(names, 50)}")
-    strange = [n for n, _ in free.own_sd if n not in chosen]
-    if strange:
-        raise InputError(f"{free.kind}: own_sd names {listed(strange)}; there are {listed(chosen, 50)}")
+    for where, own in (("own_sd", free.own_sd), ("own_high", free.own_high)):
+        strange = [n for n, _ in own if n not in chosen]
+        if strange:
+            raise InputError(f"{free.kind}: {where} names {listed(strange)}; there are {listed(chosen, 50)}")
     if free.kind == "emg_gain" and free.only is None:
         # The gain of a command is that of all its weights at once: nothing could tell them apart.
         chosen = model.recorded_channels

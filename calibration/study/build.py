@@ -19,6 +19,7 @@ from calibration.problem import DEFAULT_FREE, Free, MaximalMoments, Penalties, P
 from calibration.study.checks import at, require_file_name
 from calibration.study.dynamometer import Dynamometer, maximal_moments
 from calibration.study.emg import MVC_GAIN_SD, EmgRecipe, EmgReference, Times, make_envelopes, read_maximal
+from calibration.study.gains import limit_gains
 from calibration.study.model import ModelSource, Say, make_start, read_parameters
 from calibration.study.options import SolverOptions
 from calibration.study.passive import PassiveRecording, passive_segments
@@ -266,6 +267,9 @@ def make_study(
         tuple(default[f.kind] for f in default_free(structure)) if chosen_free is None else chosen_free,
         place,
     )
+    if recipe.limit_trials:
+        heavier = [_named(trial, names, envelopes, f"{where} [emg]: limit_trials") for trial in recipe.limit_trials]
+        kinds = limit_gains(kinds, structure, params, heavier, f"{where} [emg]", say)
     validated = {label: segments(structure, windows) for label, windows in validating.items()}
     with at(where):
         fitted_targets = cut_targets(measured, structure, training, seen)
@@ -332,6 +336,12 @@ def _free(free: Sequence[Free | str], default: Mapping[str, Free], where: str) -
         if isinstance(kind, str) and kind not in default:
             raise InputError(f"{where}: free: unknown parameter {kind!r}; {near(kind, default)}")
     return tuple(default[kind] if isinstance(kind, str) else kind for kind in free)
+
+
+def _named(trial: str, names: Sequence[str], envelopes: Sequence[Table], where: str) -> Table:
+    if trial not in names:
+        raise InputError(f"{where}: no trial {shown(trial)}; {near(trial, names)}")
+    return envelopes[names.index(trial)]
 
 
 def _maximal(trial: str | Path, recorded: Mapping[str, Table], drives: ChannelMap, where: str) -> Table:

@@ -96,6 +96,9 @@ class EmgRecipe:
     largest of all that have it, and a value in ``mvc`` goes before"""
     mvc_window: float = 0.5
     """s; the reference is the largest mean of the envelope over so long: its largest sample is one of chance"""
+    limit_trials: Sequence[str] = ()
+    """trials, by name, whose EMG stands for excitations up to 1: it bounds the gains, see ``gains.limit_gains``; their
+    moments are not used, and need not be known"""
     baseline: float | None = None
     """quantile taken for each channel's resting level in each trial and subtracted; off when absent"""
     clip: bool = False

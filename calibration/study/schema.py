@@ -213,6 +213,14 @@ TABLES: Mapping[str, Table] = {
                 shown="none",
             ),
             _of(EmgRecipe, "mvc_window", "over which the envelope's largest mean is taken there", "s"),
+            Key(
+                "limit_trials",
+                "names",
+                (),
+                "trials whose EMG stands for excitations up to 1, such as heavier tasks: gains stay below "
+                "one over each channel's 99th percentile there; their moments are not used, and need not be known",
+                shown="none",
+            ),
             _of(
                 EmgRecipe,
                 "baseline",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import EXAMPLES
 
-from calibration.problem import DEFAULT_FREE, Penalties
+from calibration.problem import DEFAULT_FREE, Penalties, make_layout
 from calibration.study.build import Study, make_study
 from calibration.study.calibrate import calibrate
 from calibration.study.emg import FILTERS, EmgRecipe
@@ -36,8 +36,8 @@ GROUPS = {"biceps": ["BIClong", "BICshort"], "triceps": ["TRIlong", "TRIlat", "T
 JOINTS = ("r_shoulder_elev", "r_elbow_flex")
 
 
-def reach(name: str) -> Recording:
-    """A recording of the demo as a user has it: names and arrays."""
+def reach(name: str, factor: float = 1.0) -> Recording:
+    """A recording of the demo as a user has it: names and arrays; its EMG ``factor`` times as strong."""
     with np.load(asset_path(f"demo/recording/{name}.npz")) as a:
         return make_recording(
             name,
@@ -46,7 +46,7 @@ def reach(name: str) -> Recording:
             q=a["q"],
             channels=list(a["channels"]),
             emg_time=a["emg_time"],
-            emg=a["raw_emg"],
+            emg=factor * a["raw_emg"],
             moments=a["moments"],
             synthetic=True,
         )
@@ -309,3 +309,31 @@ def test_the_page_of_keys_is_current_and_complete():
         assert table.keys or table.any_key
     for path in (EXAMPLES / "configs").glob("*.toml"):
         assert path.name in page
+
+
+def test_emg_without_moments_bounds_the_gains():
+    """A recording that is neither fitted nor predicted, twice as strong: gains stay below one over what is large."""
+    unlabelled = reach("reach_3", factor=2.0)
+    heavy = dataclasses.replace(unlabelled, name="heavy", arrays=dataclasses.replace(unlabelled.arrays, moments=None))
+    trials = [*(reach(name) for name in ("reach_1", "reach_2", "reach_3")), heavy]
+    said: list[str] = []
+    recipe = EmgRecipe("raw", baseline=0.02, limit_trials=["heavy"])
+    free, bounded = (demo(trials=trials, emg=emg, say=said.append) for emg in (EmgRecipe("raw", baseline=0.02), recipe))
+    assert "heavy" not in [s.recording for s in (*bounded.train, *bounded.held_out["reach_3"])]
+    channels = bounded.model.recorded_channels
+    largest = np.quantile(free.trials["heavy"].emg, 0.99, axis=0)
+    rows = [free.trials["heavy"].channels.index(c) for c in channels]
+    gains = next(f for f in bounded.free if f.kind == "emg_gain")
+    start = bounded.start.emg_gain
+    highest = [max(1.0, 1.0 / (largest[r] * g)) for r, g in zip(rows, start, strict=True)]
+    assert dict(gains.own_high) == pytest.approx(dict(zip(channels, highest, strict=True)), rel=0.02)
+    layouts = [make_layout(study.problem) for study in (free, bounded)]
+    for channel, factor in zip(channels, highest, strict=True):
+        row = layouts[1].names.index(f"emg_gain:{channel}")
+        assert layouts[1].high[row] == pytest.approx(np.log(min(factor, gains.bounds[1])) / gains.prior_sd, abs=0.1)
+        assert layouts[1].high[row] <= layouts[0].high[row]
+    assert any(layouts[1].high[r] < layouts[0].high[r] for r in range(layouts[1].size))
+    with pytest.raises(InputError, match=r"\[emg\]: limit_trials: no trial 'havy'; did you mean 'heavy'"):
+        demo(trials=trials, emg=dataclasses.replace(recipe, limit_trials=["havy"]))
+    with pytest.raises(InputError, match="limit_trials bounds the gains, but emg_gain is not free"):
+        demo(trials=trials, emg=recipe, free=["max_isometric_force"])
