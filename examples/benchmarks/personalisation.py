@@ -253,7 +253,7 @@ def study_rows(study: Study, options: Any, trials: Any, seeds: Sequence[int], it
 
 # --- without feedback -----------------------------------------------------------------------------------------------
 
-GOALS, KNOTS, SECONDS, END, STEPS, SEVERAL = 6, 10, 1.2, 0.2, 80, 4
+GOALS, KNOTS, SECONDS, END, STEPS, SEVERAL = 6, 8, 1.0, 0.2, 60, 3
 
 
 def feed_forward(options: Any, seeds: Sequence[int]) -> np.ndarray:

@@ -174,11 +174,11 @@ def make_patient(seed: int) -> Patient:
 
 
 def calibrated(patients: Sequence[Patient]) -> dict[str, list[tuple[Any, Any]]]:
-    """(parameters, people of the posterior) of every patient, by what was known; gains are of EMG over that of maximal
-    efforts, whatever it was normalised to.
+    """(parameters, people of the posterior or None) of every patient, by what was known.
 
     "session": EMG normalised to its own maximum in the two recordings, gain and strength free. "maximal": normalised to
-    a maximal effort, the gain fixed at 1, and the moments of maximal and of light efforts fitted with the rest.
+    a maximal effort, the gain fixed at 1, and the moments of maximal and of light efforts fitted with the rest. Gains
+    are of EMG over that of maximal efforts, whatever it was normalised to.
     """
     from calibration.cohort import fit_cohort
     from calibration.problem import Penalties, Problem, default_free
@@ -199,11 +199,16 @@ def calibrated(patients: Sequence[Patient]) -> dict[str, list[tuple[Any, Any]]]:
             problems.append(Problem(model, start, tuple(segments), free, {}, Penalties(moment_tolerance=TOLERANCE)))
             scales.append(scale)
         results = fit_cohort(problems, precision="float32")
-        posteriors = laplace_cohort(problems, results, precision="float32")
-        found[name] = []
-        for p, result, posterior, scale in zip(patients, results, posteriors, scales, strict=True):
-            people = params_batch(posterior, sample(posterior, PEOPLE, seed=p.seed))
-            found[name].append(tuple(rescaled(x, scale) for x in (result.params, people)))
+        crowds: list[Any] = [None] * len(results)
+        if name == "session":
+            posteriors = laplace_cohort(problems, results, precision="float32")
+            crowds = [
+                params_batch(x, sample(x, PEOPLE, seed=p.seed)) for p, x in zip(patients, posteriors, strict=True)
+            ]
+        found[name] = [
+            (rescaled(result.params, scale), None if people is None else rescaled(people, scale))
+            for result, people, scale in zip(results, crowds, scales, strict=True)
+        ]
     return found
 
 
