@@ -225,6 +225,8 @@ class Objective(NamedTuple):
     quadratic: Callable[[NmsModel, Data, NmsParams, Array], Quadratic]
     blocks: Callable[[NmsModel, Data, NmsParams, Array], dict[str, Array]]
     """the cost by block"""
+    moments: Callable[[NmsModel, Data, NmsParams, Array], tuple[Array, Array]]
+    """errors of the measured moments ``(S, T, K)`` N·m, and their derivatives ``(S, T, K, P)``"""
 
 
 def make_objective(layout: Layout, penalties: Penalties) -> Objective:
@@ -306,17 +308,31 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
         f = forces(model, data, start, z)
         return {**outer_blocks(data, f, z), **{name: half_squares(x) for name, x in f.terms.items()}}
 
-    def quadratic(model: NmsModel, data: Data, start: NmsParams, z: Array) -> Quadratic:
-        def along(seed: Array) -> tuple[Forces, Forces]:
-            return jax.jvp(lambda z: forces(model, data, start, z), (z,), (seed,))
+    def by_color(of: Callable[[Array], Any], z: Array) -> tuple[Any, Any]:
+        """A function of ``z``, and its derivative along every color."""
 
-        f, df = jax.vmap(along, out_axes=(None, 0))(jnp.asarray(seeds, z.dtype))
+        def along(seed: Array) -> tuple[Any, Any]:
+            return jax.jvp(of, (z,), (seed,))
+
+        return jax.vmap(along, out_axes=(None, 0))(jnp.asarray(seeds, z.dtype))
+
+    def of_entries(arms: Array, tendon_force: Array) -> Array:
+        """Derivatives of moments ``(S, T, K, P)`` from those of forces by color."""
+        pick = jnp.asarray(picks, arms.dtype)
+        return jnp.einsum("stkm,cstm,cmp->stkp", arms, tendon_force, pick, optimize=[(0, 1), (0, 1)])
+
+    def moments(model: NmsModel, data: Data, start: NmsParams, z: Array) -> tuple[Array, Array]:
+        replay = data.train.replay
+        f, df = by_color(lambda z: predict_stack(model, params_at(layout, start, z), replay).tendon_force, z)
+        found = jnp.einsum("stkm,stm->stk", replay.moment_arms, f)
+        return found - data.train.measured, of_entries(jnp.asarray(replay.moment_arms), df)
+
+    def quadratic(model: NmsModel, data: Data, start: NmsParams, z: Array) -> Quadratic:
+        f, df = by_color(lambda z: forces(model, data, start, z), z)
         pick = jnp.asarray(picks, z.dtype)
 
         def moment_jacobian(stack: Stack, tendon_force: Array) -> Array:
-            arms = stack.replay.moment_arms * stack.weight[..., None]
-            jacobian = jnp.einsum("stkm,cstm,cmp->stkp", arms, tendon_force, pick, optimize=[(0, 1), (0, 1)])
-            return jacobian.reshape(-1, layout.size)
+            return of_entries(stack.replay.moment_arms * stack.weight[..., None], tendon_force).reshape(-1, layout.size)
 
         jacobian = moment_jacobian(data.train, df.tendon_force)
         gradient = jacobian.T @ moment_residual(data.train, f.tendon_force).ravel() + prior(z) @ z
@@ -341,4 +357,4 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
             matrix=matrix + similar + jnp.einsum("cmp,cmq->pq", pick, jnp.einsum("cdm,dmq->cmq", pairs, pick)),
         )
 
-    return Objective(cost, quadratic, blocks)
+    return Objective(cost, quadratic, blocks, moments)

@@ -35,6 +35,8 @@ class ParameterKind:
     relative: bool = True
     share: Literal["each", "groups", "all"] = "each"
     """who gets one common factor or shift by default"""
+    correlation: float = 0.0
+    """of the prior between two entries by default: 0 each on its own, near 1 almost one common value"""
     free: bool = False
     """whether a calibration fits it when nobody says"""
     needs: tuple[str, tuple[str, ...]] | None = None

@@ -295,8 +295,9 @@ TABLES: Mapping[str, Table] = {
     "free": Table(
         "[free.<kind>]",
         "What is fitted. By default: strength and shape factor (by group), optimal fiber length, tendon slack length, "
-        "EMG gain, one filter time constant and one electromechanical delay, and the weights of synergies. With "
-        "`[free]`, the kinds listed, each with these keys; `nms-gym reference` has the defaults of every kind. Where "
+        "EMG gain, filter time constants and electromechanical delays (each its own, shrunk to a common one), change "
+        "of optimal fiber length with activation, and the weights of synergies. With `[free]`, the kinds listed, each "
+        "with these keys; `nms-gym reference` has the defaults of every kind. Where "
         f"EMG is normalised to maximal contractions, the prior of its gain is {MVC_GAIN_SD:g} wide.",
         (
             Key(

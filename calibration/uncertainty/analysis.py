@@ -134,7 +134,11 @@ def analyse(
     found = corrections = None
     if all(set(s.coordinates) <= set(s.moving) for _, _, segments in sets for s in segments):
         found = fit_discrepancy(
-            model, result.params, problem.segments, moment_bandwidth=problem.penalties.moment_bandwidth
+            model,
+            result.params,
+            problem.segments,
+            moment_bandwidth=problem.penalties.moment_bandwidth,
+            excess=[n.excess for n in posterior.noise],
         )
         corrections = make_corrections(found, model, result.params, people, problem.segments)
     return Analysis(

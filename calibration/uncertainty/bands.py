@@ -115,7 +115,7 @@ def bands(
     """
     tails = (0.5 - 0.5 * level, 0.5, 0.5 + 0.5 * level)
     rng = np.random.default_rng(seed)
-    sd = {n.coordinate: n.sd for n in noise or ()}
+    sd = {n.coordinate: n.unseen for n in noise or ()}
     predictive = noise is not None or corrections is not None
     result = []
     for s in segments:

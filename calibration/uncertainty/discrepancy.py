@@ -157,7 +157,12 @@ def discrepancy_inputs(model: NmsModel, segment: Segment, output: NmsOutput) -> 
 
 
 def fit_discrepancy(
-    model: NmsModel, params: NmsParams, segments: Sequence[Segment], *, moment_bandwidth: float = 6.0
+    model: NmsModel,
+    params: NmsParams,
+    segments: Sequence[Segment],
+    *,
+    moment_bandwidth: float = 6.0,
+    excess: Sequence[float] | float = 1.0,
 ) -> Discrepancy:
     """Learn what a person's model leaves unexplained on training windows.
 
@@ -166,6 +171,8 @@ def fit_discrepancy(
         params: the calibrated person.
         segments: training windows, with measured moments.
         moment_bandwidth: Hz; moments low-passed here hold this many times two independent samples per second.
+        excess: by which errors of stretches that were not fitted are larger than those of ``segments``, a value or one
+            per joint: ``Noise.excess``. Without it the parameters are taken to have fitted none of the errors away.
 
     Raises:
         InputError: no window, or one without measured moments or motion.
@@ -179,7 +186,8 @@ def fit_discrepancy(
         names, values = discrepancy_inputs(model, s, output)
         inputs.append(values[s.scored])
         errors.append(training_errors(s, np.asarray(output.moments)))
-    return learn(segments, names, inputs, errors, moment_bandwidth=moment_bandwidth)
+    found = learn(segments, names, inputs, errors, moment_bandwidth=moment_bandwidth)
+    return dataclasses.replace(found, sd=found.sd * excess, noise=found.noise * excess)
 
 
 def learn(

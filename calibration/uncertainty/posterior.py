@@ -11,12 +11,18 @@ a precision (MacKay 1992, 10.1162/neco.1992.4.3.448). Three things are added to 
 * *Noise.* ``moment_tolerance`` is an assumption. With ``noise="achieved"`` the moment errors themselves say how large
   and how correlated they are, per joint: their variance over the independent samples left when the parameters have
   taken theirs replaces the assumed one. Errors that a wrong model makes alike in every stride cannot be seen so.
+
+How far off stretches are that were *not* fitted is another question, and bands are about those: errors of the EMG, say,
+are fitted away as far as the parameters allow, and come back in the next recording. ``Noise.left_out`` is the size of
+the errors of every block of a few tenths of a second if the others alone had been fitted: one Gauss-Newton step of that
+fit, from the solution, parameters on bounds held.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,8 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from calibration.fitting import CalibrationResult
-from calibration.problem import Layout, Penalties, Problem, params_at
-from calibration.residuals import Data, Quadratic, make_objective, predict_stack
+from calibration.problem import Layout, Penalties, Problem
+from calibration.residuals import Data, Quadratic, make_objective
 from calibration.solvers.batch import Precision, cast, make_batches
 from calibration.uncertainty.truncated_normal import log_box_probability
 from calibration.validation import float64
@@ -43,6 +49,8 @@ SAME_SOLUTION = 2.0
 # Parameters are taken to use up at most this part of the independent samples: beyond, a stretch is too short to say
 # anything about its noise, and the division would blow up.
 MOST_TAKEN = 0.75
+# Blocks that are left out: at least so many in all, none shorter than so many seconds.
+BLOCKS, SHORTEST_BLOCK = 8, 0.25
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,19 @@ class Noise:
     """how many the parameters fitted"""
     scale: float
     """error variance per independent sample over the one that the penalties assume; 1 is what was assumed"""
+    left_out: float = math.nan
+    """N·m, root mean square of the errors of blocks as if not fitted; people that were saved earlier have none"""
+
+    @property
+    def unseen(self) -> float:
+        """N·m, of one sample of a stretch that was not fitted."""
+        return self.left_out if math.isfinite(self.left_out) else self.sd
+
+    @property
+    def excess(self) -> float:
+        """``unseen`` over the root mean square of the errors that were fitted."""
+        fitted = self.sd * math.sqrt(max(1.0 - self.taken / self.independent, 1.0 - MOST_TAKEN))
+        return max(self.unseen / fitted, 1.0) if fitted else 1.0
 
 
 @dataclass(frozen=True)
@@ -137,17 +158,24 @@ def laplace_cohort(
     for batch in make_batches(problems):
         mine = [results[i] for i in batch.indices]
         points = np.array([_sorted_starts(r, layout) for r, layout in zip(mine, batch.layouts, strict=True)])
+        weights = np.asarray(batch.data.train.weight)
+        steps = [float(problems[i].segments[0].replay.dt) for i in batch.indices]
+        blocks = np.array([make_blocks(w.any(axis=2), dt) for w, dt in zip(weights, steps, strict=True)])
+        held = np.array([at_bounds(p[0], layout) for p, layout in zip(points, batch.layouts, strict=True)])
         with jax.enable_x64(precision == "float64"):
             arrays = cast((batch.model, batch.data, batch.start, points), precision)
-            parts, errors = float64(_expansions(batch.shared_layout, batch.penalties)(*arrays))
-        weights = np.asarray(batch.data.train.weight)
+            run = _expansions(batch.shared_layout, batch.penalties, int(blocks.max()) + 1)
+            parts, errors, unseen = float64(run(*arrays, blocks, held))
         for row, i in enumerate(batch.indices):
             own = jax.tree.map(lambda leaf, row=row: leaf[row], parts)
             scored = weights[row].any(axis=2)
-            series = [e[mask] for e, mask in zip(errors[row], scored, strict=True) if mask.any()]
+            series, out = (
+                [e[mask] for e, mask in zip(every[row], scored, strict=True) if mask.any()]
+                for every in (errors, unseen)
+            )
             first = jax.tree.map(lambda leaf: leaf[0], own)
             per_segment = [w.max(axis=0) for w, mask in zip(weights[row], scored, strict=True) if mask.any()]
-            levels = measure_noise(problems[i].coordinates, series, np.array(per_segment), first)
+            levels = measure_noise(problems[i].coordinates, series, out, np.array(per_segment), first)
             scale = np.array([n.scale for n in levels]) if noise == "achieved" else np.ones(len(levels))
             modes = make_modes(batch.layouts[row], points[row], own, scale, np.random.default_rng(seed))
             posteriors[i] = Posterior(problems[i].model, problems[i].start, batch.layouts[row], modes, levels, noise)
@@ -165,18 +193,72 @@ def _sorted_starts(result: CalibrationResult, layout: Layout) -> np.ndarray:
     return result.all_z[np.where(finite[order], order, order[0])]
 
 
-@functools.lru_cache(maxsize=8)
-def _expansions(layout: Layout, penalties: Penalties) -> Any:
-    """Jitted: stacked subjects and their starts ``(N, starts, P)`` to the parts of the cost ``(N, starts, K + 1)`` and
-    the moment errors at the first start ``(N, S, T, K)``; see ``expand`` for the parts.
-    """
+def at_bounds(z: np.ndarray, layout: Layout) -> np.ndarray:
+    """``(P,)`` whether a bound holds the parameter."""
+    span = 1e-6 * (layout.high - layout.low)
+    return (z <= layout.low + span) | (z >= layout.high - span)
 
-    def of_one(model: NmsModel, data: Data, start: NmsParams, points: jax.Array) -> Any:
+
+def make_blocks(counted: np.ndarray, dt: float) -> np.ndarray:
+    """Which block every sample belongs to, ``(S, T)`` from 0; -1 where it does not count.
+
+    Segments are divided evenly, so that there are ``BLOCKS`` in all or more, none shorter than ``SHORTEST_BLOCK``.
+    """
+    blocks = np.full(counted.shape, -1, np.int32)
+    segments = np.flatnonzero(counted.any(axis=1))
+    first = 0
+    for s in segments:
+        samples = np.flatnonzero(counted[s])
+        count = int(np.clip(len(samples) * dt / SHORTEST_BLOCK, 1, math.ceil(BLOCKS / len(segments))))
+        blocks[s, samples] = first + np.arange(len(samples)) * count // len(samples)
+        first += count
+    return blocks
+
+
+@functools.lru_cache(maxsize=8)
+def _expansions(layout: Layout, penalties: Penalties, count: int) -> Any:
+    """Jitted: stacked subjects and their starts ``(N, starts, P)``, ``make_blocks`` with ``count`` blocks or fewer, and
+    what bounds hold at the first start ``(N, P)``, to the parts of the cost ``(N, starts, K + 1)`` (see ``expand``),
+    the moment errors at the first start ``(N, S, T, K)``, and those of each block left out.
+    """
+    objective = make_objective(layout, penalties)
+
+    def of_one(
+        model: NmsModel, data: Data, start: NmsParams, points: jax.Array, blocks: jax.Array, held: jax.Array
+    ) -> Any:
         parts = jax.vmap(functools.partial(expand, layout, penalties, model, data, start))(points)
-        predicted = predict_stack(model, params_at(layout, start, points[0]), data.train.replay)
-        return parts, predicted.moments - data.train.measured
+        errors, jacobian = objective.moments(model, data, start, points[0])
+        matrix = parts.matrix[0].sum(axis=0)
+        matrix = jnp.where(held[:, None] | held[None, :], jnp.eye(layout.size, dtype=matrix.dtype), matrix)
+        unseen = left_out(errors, jnp.where(held, 0.0, jacobian), jnp.asarray(data.train.weight), matrix, blocks, count)
+        return parts, errors, unseen
 
     return jax.jit(jax.vmap(of_one), compiler_options=fast_compilation())
+
+
+def left_out(
+    errors: jax.Array, jacobian: jax.Array, weight: jax.Array, matrix: jax.Array, blocks: jax.Array, count: int
+) -> jax.Array:
+    """Errors of every block after a Gauss-Newton step of the fit without it. Traced.
+
+    The rest's precision is the whole one less the block's, and its gradient what the block's was, with the other sign.
+
+    Args:
+        errors: (S, T, K).
+        jacobian: (S, T, K, P) of the errors.
+        weight: (S, T, K) square root of what their squares count.
+        matrix: (P, P) precision of the whole.
+        blocks: (S, T) from ``make_blocks``.
+        count: of blocks, or more.
+    """
+
+    def without(block: jax.Array) -> jax.Array:
+        mine = (blocks == block)[..., None]
+        slopes = (jacobian * (mine * weight)[..., None]).reshape(-1, jacobian.shape[-1])
+        step = jnp.linalg.solve(matrix - slopes.T @ slopes, slopes.T @ (errors * mine * weight).ravel())
+        return jnp.where(mine, errors + jacobian @ step, 0.0)
+
+    return jax.lax.map(without, jnp.arange(count)).sum(axis=0)
 
 
 def expand(
@@ -205,13 +287,18 @@ def expand(
 
 
 def measure_noise(
-    coordinates: Sequence[str], errors: Sequence[np.ndarray], weight: np.ndarray, at: Quadratic
+    coordinates: Sequence[str],
+    errors: Sequence[np.ndarray],
+    unseen: Sequence[np.ndarray],
+    weight: np.ndarray,
+    at: Quadratic,
 ) -> tuple[Noise, ...]:
     """Size and independence of the moment errors at a solution.
 
     Args:
         coordinates: K names.
         errors: of each segment ``(T, K)`` N·m, counted samples only.
+        unseen: the same if the stretch had been left out, from ``left_out``.
         weight: (S, K) 1/(N·m), square root of what one squared error of a segment counts in the cost.
         at: from ``expand`` at the solution.
     """
@@ -227,7 +314,8 @@ def measure_noise(
         weighed = sum(float(w) ** 2 * float(s @ s) for w, s in zip(weight[:, k], series, strict=True))
         scale = free * weighed / independent
         variance *= free
-        levels.append(Noise(coordinate, float(np.sqrt(variance)), samples, independent, taken, scale))
+        out = float(np.sqrt(np.mean(np.concatenate([u[:, k] for u in unseen]) ** 2)))
+        levels.append(Noise(coordinate, float(np.sqrt(variance)), samples, independent, taken, scale, out))
     return tuple(levels)
 
 

@@ -147,7 +147,8 @@ def rows(kind: str, people: int) -> list[dict[str, Any]]:
     for seed, ((problem, unseen), result, posterior) in enumerate(zip(made, results, posteriors, strict=True)):
         draws, _ = checked_sample(problem, posterior, DRAWS, seed)
         crowd = params_batch(posterior, draws)
-        learned = fit_discrepancy(problem.model, result.params, problem.segments)
+        excess = [n.excess for n in posterior.noise]
+        learned = fit_discrepancy(problem.model, result.params, problem.segments, excess=excess)
         corrections = make_corrections(learned, problem.model, result.params, crowd, problem.segments)
         trained = trained_range(problem.segments)
         for task, segment in unseen.items():

@@ -37,7 +37,7 @@ class NmsParams(MuscleParams):
         default=0.020,
         bounds=(0.25, 4.0),
         prior_sd=0.4,
-        share="all",
+        correlation=0.8,
         free=True,
         needs=("activation", ("second_order", "recursive")),
     )
@@ -49,7 +49,7 @@ class NmsParams(MuscleParams):
         default=0.020,
         bounds=(0.25, 4.0),
         prior_sd=0.4,
-        share="all",
+        correlation=0.8,
         needs=("activation", ("second_order", "recursive")),
     )
     """s, ``(M,)``; second pole of the second-order filter"""
@@ -120,7 +120,7 @@ class NmsParams(MuscleParams):
         bounds=(0.0, 0.13),
         prior_sd=0.02,
         relative=False,
-        share="all",
+        correlation=0.8,
         free=True,
         neutral=0.0,
     )

@@ -105,6 +105,7 @@ class MuscleParams:
         prior_sd=0.1,
         relative=False,
         share="all",
+        free=True,
     )
     """fraction by which the optimal length of *active* force grows from full to no activation; 0 for none"""
 

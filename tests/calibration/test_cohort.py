@@ -27,7 +27,10 @@ from nms_gym.errors import InputError
 
 MODEL = arm_model(tendon="rigid")
 START = arm_params(MODEL)
-FREE = tuple(DEFAULT_FREE[kind] for kind in ("max_isometric_force", "shape_factor", "electromechanical_delay"))
+FREE = (
+    *(DEFAULT_FREE[kind] for kind in ("max_isometric_force", "shape_factor")),
+    dataclasses.replace(DEFAULT_FREE["electromechanical_delay"], share="all"),
+)
 
 
 def person(seed, free=FREE, seconds=1.2, training=1, start=START):

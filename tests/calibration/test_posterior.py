@@ -21,6 +21,7 @@ from calibration.synthetic import Errors, make_person
 from calibration.uncertainty.bands import bands, by_name, intervals, to_record
 from calibration.uncertainty.draws import checked_sample, params_batch, sample
 from calibration.uncertainty.posterior import (
+    BLOCKS,
     Mode,
     Noise,
     Posterior,
@@ -28,6 +29,8 @@ from calibration.uncertainty.posterior import (
     expand,
     laplace,
     laplace_cohort,
+    left_out,
+    make_blocks,
     make_modes,
     measure_noise,
 )
@@ -140,13 +143,56 @@ def test_noise_is_corrected_for_what_the_parameters_took():
         errors.append(noise - design @ np.linalg.lstsq(design, noise, rcond=None)[0])
     matrix = np.stack([design.T @ design * 100, np.eye(parameters)])
     at = Quadratic(np.zeros(2), np.zeros((2, parameters)), matrix)  # type: ignore[arg-type]
-    levels = [measure_noise(("knee",), [e[:, None]], np.array([[10.0]]), at)[0] for e in errors]
+    levels = [measure_noise(("knee",), [e[:, None]], [e[:, None]], np.array([[10.0]]), at)[0] for e in errors]
     assert np.median([n.independent for n in levels]) == pytest.approx(samples, rel=0.1)
     assert levels[0].taken == pytest.approx(parameters, rel=0.01)
     assert np.median([n.sd**2 for n in levels]) == pytest.approx(sigma**2, rel=0.1)
     # A squared error counted 100 where the noise says 1 / 4. The correlation time never comes out below 1, so the scale
     # errs on the side of less certainty.
     assert 390 < np.median([n.scale for n in levels]) < 500
+
+
+def test_a_block_that_is_left_out_is_predicted_by_a_fit_to_the_rest():
+    """One step from the solution is the whole way where the model is linear; what bounds hold stays."""
+    rng = np.random.default_rng(6)
+    design, weight = rng.standard_normal((2, 30, 1, 4)), np.full((2, 30, 1), 1.5)
+    measured = rng.standard_normal((2, 30, 1)) + 2.0
+    blocks = make_blocks(np.ones((2, 30), bool), 0.05)
+    assert blocks.max() + 1 == BLOCKS
+    free = np.array([True, True, False, True])
+    jacobian = design * free
+
+    def solved(counts):
+        rows, y = jacobian[counts][:, 0], measured[counts][:, 0]
+        return np.linalg.solve(1.5**2 * rows.T @ rows + np.eye(4), 1.5**2 * rows.T @ y)
+
+    z = solved(np.ones((2, 30), bool))
+    errors = jacobian @ z - measured
+    whole = 1.5**2 * np.einsum("stkp,stkq->pq", jacobian, jacobian) + np.eye(4)
+    found = np.asarray(left_out(errors, jacobian, weight, whole, blocks, BLOCKS + 1))
+    for block in range(BLOCKS):
+        rest = solved(blocks != block)
+        np.testing.assert_allclose(found[blocks == block], (jacobian @ rest - measured)[blocks == block], rtol=1e-9)
+    assert np.sum(found**2) > 1.01 * np.sum(errors**2)
+
+
+def test_blocks_cover_what_counts_and_nothing_else():
+    counted = np.zeros((3, 100), bool)
+    counted[0, 20:], counted[2, :50] = True, True
+    blocks = make_blocks(counted, 0.01)
+    assert (blocks >= 0).tolist() == counted.tolist()
+    # None shorter than a quarter of a second.
+    assert [len(np.unique(b[b >= 0])) for b in blocks] == [3, 0, 2]
+    assert sorted(np.unique(blocks[blocks >= 0])) == [0, 1, 2, 3, 4]
+    assert np.unique(make_blocks(counted[:1, :30], 0.01)).tolist() == [-1, 0]
+
+
+def test_noise_of_older_people_is_that_of_the_fit():
+    known = Noise("knee", 2.0, 100, 50.0, 10.0, 1.0, 3.0)
+    assert (known.unseen, known.excess) == (3.0, pytest.approx(3.0 / (2.0 * np.sqrt(0.8))))
+    older = Noise("knee", 2.0, 100, 50.0, 10.0, 1.0)
+    assert older.unseen == 2.0
+    assert Noise("knee", 0.0, 100, 50.0, 10.0, 1.0, 0.0).excess == 1.0
 
 
 # ---- the posterior of a quadratic cost is exact ----

@@ -46,7 +46,7 @@ FREE = (
     # A bound that the truth lies beyond.
     Free("max_isometric_force", (0.9, 1.1), 0.3),
     DEFAULT_FREE["emg_gain"],
-    DEFAULT_FREE["electromechanical_delay"],
+    dataclasses.replace(DEFAULT_FREE["electromechanical_delay"], share="all"),
 )
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}
