@@ -22,6 +22,7 @@ MOST_DIRECTIONS, MOST_PAIRS = 6, 8
 BLOCK_NAMES = {
     "moments": "Joint moments",
     "passive_moments": "Passive moments",
+    "maximal_moments": "Maximal moments",
     "fiber_range": "Fibers outside their range",
     "tendon_strain": "Tendons strained too far",
     "effort": "Effort of synthesised muscles",
@@ -59,6 +60,16 @@ def analysis_tables(analysis: Analysis) -> dict[str, Any]:
         "pairs": [
             {"first": p.first, "second": p.second, "correlation": number(p.correlation)}
             for p in known.pairs[:MOST_PAIRS]
+        ],
+        "combinations": [
+            {
+                "name": c.name,
+                "before": percent(c.prior_sd),
+                "after": percent(c.sd),
+                "informed": percent(c.informed),
+                "held": c.held,
+            }
+            for c in known.combinations
         ],
         "intervals": [
             {

@@ -261,6 +261,25 @@ def _maximal(evidence: Evidence) -> list[Finding]:
     ]
 
 
+def _unheld(evidence: Evidence) -> list[Finding]:
+    """Combinations that the data leave to the prior: strength against gain, balances of antagonists."""
+    analysis = evidence.analysis
+    loose = [] if analysis is None else [c for c in analysis.identifiability.combinations if not c.held]
+    if not loose:
+        return []
+    listing = [f"{c.name} (± {percent(c.prior_sd)} before the fit, ± {percent(c.sd)} after it)" for c in loose]
+    return [
+        Finding(
+            "note",
+            f"Hardly known, since the recordings leave it to the prior: {some(listing, 4)}.",
+            "Where strength is not told from gain, or antagonists are not told apart, EMG-driven predictions are "
+            "none the worse, but whatever excites the muscles itself, a policy or a stimulator, acts on a person who "
+            "may be stronger or weaker by as much. Add moments of maximal contractions ([[dynamometer]]), or normalise the "
+            "EMG to them (mvc_trials).",
+        )
+    ]
+
+
 def _timing(evidence: Evidence) -> list[Finding]:
     """Delays and time constants that end near a bound, or where nobody has measured any."""
     near, unusual = [], []
@@ -539,6 +558,7 @@ def all_findings(evidence: Evidence) -> list[Finding]:
         *_agreement(evidence),
         *_parameters(evidence),
         *_maximal(evidence),
+        *_unheld(evidence),
         *_timing(evidence),
         *_muscles(evidence),
     ]

@@ -117,6 +117,7 @@ def make_subject(
         extra = {
             "cost_by_block": {name: list(costs) for name, costs in analysis.blocks.items()},
             "determined_directions": known.determined,
+            "combinations": known.combination_rows(),
             "solutions": len(analysis.posterior.modes),
             "moment_noise": [dataclasses.asdict(n) for n in analysis.posterior.noise],
         }

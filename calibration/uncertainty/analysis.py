@@ -148,7 +148,7 @@ def analyse(
         trust=trust,
         people=people,
         intervals=tuple(intervals(posterior, draws, LEVEL)),
-        identifiability=identifiability(posterior),
+        identifiability=identifiability(posterior, problem=problem),
         bands=tuple(band_set(model, people, posterior.noise, *s, corrections=corrections) for s in sets),
         corrections=corrections,
         corrected=()

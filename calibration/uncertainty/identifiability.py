@@ -14,10 +14,14 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
+from calibration.problem import Layout, Problem
 from calibration.uncertainty.posterior import Posterior
 
 # Entries of a direction below this part of its largest one are left out of its description.
 LEAST_COEFFICIENT = 0.3
+# A combination is known where the data removed this part of its prior variance, or where so little is left of it that
+# nobody needs them to (in logarithms).
+HELD, LITTLE = 0.5, 0.1
 # How near to a bound, as a part of the range, counts as on it.
 AT_BOUND = 1e-6
 
@@ -66,6 +70,28 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Combination:
+    """A combination of entries that has a meaning of its own, and what the data say about it."""
+
+    name: str
+    """"strength against gain", or "balance of antagonists" with the joint"""
+    prior_sd: float
+    """before the fit, in logarithms: 0.2 is about 20 %"""
+    sd: float
+    """after it"""
+
+    @property
+    def informed(self) -> float:
+        """Part of the prior variance that the data removed, 0 to 1."""
+        return float(np.clip(1.0 - (self.sd / self.prior_sd) ** 2, 0.0, 1.0))
+
+    @property
+    def held(self) -> bool:
+        """Whether it is known: better than before the fit, or well enough anyway."""
+        return self.informed > HELD or self.sd < LITTLE
+
+
+@dataclass(frozen=True)
 class Identifiability:
     """What the recordings determine."""
 
@@ -78,6 +104,8 @@ class Identifiability:
     """directions that the data know better than the prior"""
     effective: float
     """parameters' worth of information in the data: sum of eigenvalue / (1 + eigenvalue)"""
+    combinations: tuple[Combination, ...] = ()
+    """strength against gain, and balances of antagonists; none where the problem is not given, or they are not free"""
 
     @property
     def at_bounds(self) -> tuple[str, ...]:
@@ -109,15 +137,23 @@ class Identifiability:
             "parameters": self.rows(),
             "directions": self.direction_rows(),
             "pairs": self.pair_rows(),
+            "combinations": self.combination_rows(),
         }
 
+    def combination_rows(self) -> list[dict[str, Any]]:
+        """One flat row per combination, for tables and JSON."""
+        return [asdict(c) | {"informed": c.informed, "held": c.held} for c in self.combinations]
 
-def identifiability(posterior: Posterior, *, least_correlation: float = 0.5) -> Identifiability:
+
+def identifiability(
+    posterior: Posterior, *, least_correlation: float = 0.5, problem: Problem | None = None
+) -> Identifiability:
     """Report of the best solution, at the posterior's noise level; bounds are named, but not counted as knowledge.
 
     Args:
         posterior: from ``laplace``.
         least_correlation: weakest that makes a pair.
+        problem: that was calibrated; with it strength is set against gain, and antagonists against each other.
     """
     mode, names, layout = posterior.best, posterior.layout.names, posterior.layout
     values, vectors = scipy.linalg.eigh(mode.data, layout.prior_precision)
@@ -139,7 +175,44 @@ def identifiability(posterior: Posterior, *, least_correlation: float = 0.5) -> 
         pairs=tuple(Pair(names[i], names[j], float(correlation[i, j])) for i, j in strong),
         determined=int(np.sum(values > 1.0)),
         effective=float(np.sum(values / (1.0 + values))),
+        combinations=() if problem is None else combinations(posterior, problem),
     )
+
+
+def combinations(posterior: Posterior, problem: Problem) -> tuple[Combination, ...]:
+    """What EMG and moments of a joint are blind to: all muscles stronger and their gains smaller, and one side of a
+    joint stronger where both work together. Of the best solution; bounds do not count as knowledge."""
+    layout, model = posterior.layout, posterior.model
+    strength = _of_entries(layout, "max_isometric_force", len(model.muscles))
+    gain = _of_entries(layout, "emg_gain", len(model.channels))
+    found: list[tuple[str, np.ndarray]] = []
+    driven = np.abs(np.asarray(model.channel_weights, float))  # (M, C)
+    both = (driven > 0) & (strength != 0).any(axis=1)[:, None] & (gain != 0).any(axis=1)
+    if both.any():
+        pulling, heard = both.any(axis=1), both.any(axis=0)
+        found.append(("strength against gain", 0.5 * (strength[pulling].mean(axis=0) - gain[heard].mean(axis=0))))
+    for k, coordinate in enumerate(problem.coordinates):
+        arms = np.concatenate([np.asarray(s.replay.moment_arms)[s.scored, k] for s in problem.segments])
+        share = arms.mean(axis=0) * np.asarray(posterior.start.max_isometric_force, float)
+        along, against = np.maximum(share, 0.0), np.maximum(-share, 0.0)
+        if (along[:, None] * strength).any() and (against[:, None] * strength).any():
+            sides = (side @ strength / side.sum() for side in (along, against))
+            found.append((f"balance of antagonists, {coordinate}", next(sides) - next(sides)))
+    prior = np.linalg.inv(layout.prior_precision)
+    return tuple(
+        Combination(name, float(np.sqrt(c @ prior @ c)), float(np.sqrt(c @ posterior.best.covariance @ c)))
+        for name, c in found
+    )
+
+
+def _of_entries(layout: Layout, kind: str, count: int) -> np.ndarray:
+    """(entries, P) logarithm of each entry of a relative kind by ``z``; zeros where it is fixed."""
+    rows = np.zeros((count, layout.size))
+    if layout.relative.get(kind):
+        for entry, column in enumerate(layout.index[kind]):
+            if column < layout.size:
+                rows[entry, column] = layout.sd[column]
+    return rows
 
 
 def _direction(names: tuple[str, ...], eigenvalue: float, vector: np.ndarray) -> Direction:

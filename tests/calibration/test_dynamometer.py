@@ -289,6 +289,7 @@ def test_a_study_is_fitted_to_them_and_reports_them(tmp_path):
     assert written["maximal_moments"] == json.loads(json.dumps(outcome.maximal))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<h3>Maximal moments</h3>" in page
+    assert "maximal moments are missed by more than 2 tolerances" in page
 
 
 def test_a_study_file_names_them(tmp_path):

@@ -70,6 +70,40 @@ def test_data_that_see_only_a_sum(person):
     assert pair.correlation == pytest.approx(-(1 - 1 / 199) / (1 + 1 / 199))
 
 
+def test_strength_against_gain_is_named(person):
+    """Where the data see only their product, what is left is the prior's; a dynamometer sees the strength alone."""
+    product = np.array([[99, 0, 99], [0, 3, 0], [99, 0, 99]])
+    strength = np.diag([99, 0, 0])
+    blind, told = (
+        identifiability(made(person, data), problem=person.problem).combinations
+        for data in (product, product + strength)
+    )
+    (c,) = blind
+    assert c.name == "strength against gain"
+    assert c.prior_sd == pytest.approx(0.3 * np.sqrt(0.5))
+    assert c.sd == pytest.approx(c.prior_sd)
+    assert c.informed == pytest.approx(0, abs=1e-9)
+    assert not c.held
+    assert told[0].held
+    assert told[0].sd < 0.2 * c.sd
+    assert identifiability(made(person, product)).combinations == ()
+
+
+def test_balance_of_antagonists_is_named(person):
+    """Both sides of the elbow free, and data that see one side minus the other, or their sum."""
+    free = (Free("max_isometric_force", (0.3, 3.0), 0.3, only=("BRA", "TRImed")),)
+    problem = dataclasses.replace(person.problem, free=free)
+    layout = make_layout(problem)
+    for data, held in ((np.ones((2, 2)), False), (np.array([[1, -1], [-1, 1]]), True)):
+        mode = Mode(1.0, 0.0, np.zeros(2), np.zeros(2), 99.0 * data, np.eye(2))
+        posterior = Posterior(MODEL, START, layout, (mode,), ())
+        report = identifiability(posterior, problem=problem)
+        (c,) = [c for c in report.combinations if c.name.endswith("elbow_flex")]
+        assert c.name.startswith("balance of antagonists")
+        assert c.held is held
+    assert report.to_record()["combinations"][-1]["held"] is True
+
+
 def test_no_data_leave_everything_to_the_prior(person):
     report = identifiability(made(person, np.zeros((3, 3))))
     assert report.determined == 0
