@@ -274,8 +274,8 @@ def _unheld(evidence: Evidence) -> list[Finding]:
             f"Hardly known, since the recordings leave it to the prior: {some(listing, 4)}.",
             "Where strength is not told from gain, or antagonists are not told apart, EMG-driven predictions are "
             "none the worse, but whatever excites the muscles itself, a policy or a stimulator, acts on a person who "
-            "may be stronger or weaker by as much. Add moments of maximal contractions ([[dynamometer]]), or normalise the "
-            "EMG to them (mvc_trials).",
+            "may be stronger or weaker by as much. Add moments of maximal contractions ([[dynamometer]]), or normalise "
+            "the EMG to them (mvc_trials).",
         )
     ]
 
