@@ -159,6 +159,8 @@ class MaximalMoments:
     """(R,) N·m, positive along the coordinate"""
     tolerance: np.ndarray
     """(R,) N·m, expected error of model and measurement"""
+    covariance: np.ndarray
+    """(R, R) N^2·m^2 of these errors: an effort that is not quite maximal lowers all of a session"""
     level: np.ndarray
     """(R, M) activation of every muscle"""
     lengths: np.ndarray

@@ -79,8 +79,8 @@ class Maximal:
     """leaves (R, M); moment arms of the joint"""
     measured: Leaf
     """(R,) N·m"""
-    weight: Leaf
-    """(R,) 1/(N·m), zero where not counted"""
+    whitening: Leaf
+    """(R, R) 1/(N·m), makes errors independent and of size 1; zero where not counted"""
 
 
 @pytree
@@ -155,7 +155,8 @@ def make_data(problem: Problem) -> Data:
 def make_maximal(given: MaximalMoments) -> Maximal:
     """Maximal contractions as arrays."""
     kinematics: Any = Kinematics(given.lengths, given.velocities, given.moment_arms)  # type: ignore[arg-type]
-    return Maximal(given.level, kinematics, given.moments, 1.0 / given.tolerance)
+    whitening = np.linalg.inv(np.linalg.cholesky(given.covariance))
+    return Maximal(given.level, kinematics, given.moments, whitening)
 
 
 def _spread_of_recordings(segments: Sequence[Segment], moments: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -276,7 +277,7 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
         return (moments - stack.measured) * stack.weight
 
     def maximal_residual(maximal: Maximal, tendon_force: Array) -> Array:
-        return (moments_of(maximal, tendon_force) - maximal.measured) * maximal.weight
+        return maximal.whitening @ (moments_of(maximal, tendon_force) - maximal.measured)
 
     def prior(z: Array) -> Array:
         return jnp.asarray(layout.prior_precision, z.dtype)
@@ -342,8 +343,9 @@ def make_objective(layout: Layout, penalties: Penalties) -> Objective:
             gradient = gradient + jacobian.T @ moment_residual(data.passive, f.passive).ravel()
             matrix = matrix + jacobian.T @ jacobian
         if data.maximal is not None and f.maximal is not None and df.maximal is not None:
-            arms = data.maximal.kinematics.moment_arms * data.maximal.weight[:, None]
-            jacobian = jnp.einsum("rm,crm,cmp->rp", arms, df.maximal, pick, optimize=[(0, 1), (0, 1)])
+            arms = data.maximal.kinematics.moment_arms
+            by_z = jnp.einsum("rm,crm,cmp->rp", arms, df.maximal, pick, optimize=[(0, 1), (0, 1)])
+            jacobian = data.maximal.whitening @ by_z
             gradient = gradient + jacobian.T @ maximal_residual(data.maximal, f.maximal)
             matrix = matrix + jacobian.T @ jacobian
         similar = data.similar.T @ data.similar

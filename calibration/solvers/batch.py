@@ -137,7 +137,7 @@ def _grown(stack: Stack, segments: int, steps: int) -> Stack:
 def _more_rows(maximal: Maximal, rows: int) -> Maximal:
     by = rows - len(maximal.measured)
     grown = jax.tree.map(lambda x: np.concatenate([x, np.repeat(np.asarray(x)[-1:], by, axis=0)]), maximal)
-    return dataclasses.replace(grown, weight=np.pad(np.asarray(maximal.weight), (0, by)))
+    return dataclasses.replace(grown, whitening=np.pad(np.asarray(maximal.whitening), (0, by)))
 
 
 def _with_zeros(leaf: Any, segments: int, steps: int) -> Any:

@@ -18,7 +18,15 @@ from calibration.excitations.synergies import Synergies
 from calibration.problem import DEFAULT_FREE, Free, MaximalMoments, Penalties, Problem, default_free
 from calibration.study.checks import at, require_file_name
 from calibration.study.dynamometer import Dynamometer, maximal_moments
-from calibration.study.emg import MVC_GAIN_SD, EmgRecipe, EmgReference, Times, make_envelopes, read_maximal
+from calibration.study.emg import (
+    MVC_GAIN_CORRELATION,
+    MVC_GAIN_SD,
+    EmgRecipe,
+    EmgReference,
+    Times,
+    make_envelopes,
+    read_maximal,
+)
 from calibration.study.gains import limit_gains
 from calibration.study.model import ModelSource, Say, make_start, read_parameters
 from calibration.study.options import SolverOptions
@@ -325,7 +333,7 @@ def _used(*windows: Times) -> Times:
 def default_priors(emg: EmgRecipe) -> Mapping[str, Free]:
     """What a kind of parameter is free to do where nobody says: EMG over its maximum is excitation, within
     ``MVC_GAIN_SD``, so that gains leave the strength to be told."""
-    gain = dataclasses.replace(DEFAULT_FREE["emg_gain"], prior_sd=MVC_GAIN_SD)
+    gain = dataclasses.replace(DEFAULT_FREE["emg_gain"], prior_sd=MVC_GAIN_SD, correlation=MVC_GAIN_CORRELATION)
     return {**DEFAULT_FREE, **({"emg_gain": gain} if emg.normalise == "mvc" else {})}
 
 

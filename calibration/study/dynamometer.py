@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy.linalg import block_diag
 
 from calibration.problem import MaximalMoments
 from nms_gym.errors import InputError, listed, near, shown
@@ -27,6 +28,8 @@ from nms_gym.recording.delimited import is_number, read_lines, without_unit
 
 TOLERANCE = 0.1
 """of the moment, where nobody says: a maximal moment is repeated to 5 to 10 %, and no effort is quite maximal"""
+SHARED = 0.5
+"""part of the error's variance that contractions of one recording share, where nobody says: effort, above all"""
 LEAST_ARM = 1e-3
 """m; muscles with a smaller moment arm do not count as pulling a joint's way"""
 MOST_ROWS = 1000
@@ -60,6 +63,8 @@ class Dynamometer:
     """(R,) rad/s of the joint, positive along the coordinate; isometric where there are none"""
     tolerance: np.ndarray | float | None = None
     """N·m, expected error of model and measurement, one or (R,); by default ``TOLERANCE`` of the moment"""
+    shared: float = SHARED
+    """part of the variance of these errors that all contractions have in common"""
     activation: float = 1.0
     """of the muscles that pull the joint's way: voluntary activation, where that was measured"""
     coactivation: float = 0.0
@@ -97,6 +102,8 @@ class Dynamometer:
         put("q", q)
         for i, k in np.argwhere(~np.isfinite(q)).tolist():
             raise InputError(f"{self.place(i, self.coordinates[k])} is {q[i, k]:g}; expected a finite angle")
+        if not 0 <= self.shared < 1:
+            raise InputError(f"{self.where}: shared is {self.shared:g}; expected 0 (each on its own) to below 1")
         for name, low in (("activation", 0.0), ("coactivation", -1.0)):
             value = getattr(self, name)
             if not (np.isfinite(value) and low < value <= 1 and value >= 0):
@@ -129,6 +136,7 @@ def read_dynamometer(
     *,
     angles: str = "radians",
     tolerance: float = TOLERANCE,
+    shared: float = SHARED,
     activation: float = 1.0,
     coactivation: float = 0.0,
     where: str | None = None,
@@ -143,6 +151,7 @@ def read_dynamometer(
         path: of the file.
         angles: unit of angles and velocities whose label does not say: "radians" or "degrees".
         tolerance: of the moment, where the file has none.
+        shared: part of the variance of these errors that all contractions have in common.
         activation: of the muscles that pull the joint's way.
         coactivation: of their antagonists.
         where: names the file in messages.
@@ -195,6 +204,7 @@ def read_dynamometer(
         directions=np.array([_direction(row["direction"], f"{where}, line {line}") for line, row in rows]),
         velocities=velocities,
         tolerance=np.where(np.isnan(given), tolerance * np.abs(moments), given),
+        shared=shared,
         activation=activation,
         coactivation=coactivation,
         where=where,
@@ -280,6 +290,8 @@ def maximal_moments(sources: Sequence[Dynamometer], model: NmsModel) -> MaximalM
 
     def joined(name: str) -> Any:
         values = [part[name] for part in parts]
+        if name == "covariance":
+            return block_diag(*values)
         return sum(values, ()) if isinstance(values[0], tuple) else np.concatenate(values)
 
     return MaximalMoments(**{name: joined(name) for name in parts[0]})
@@ -319,11 +331,14 @@ def _of(source: Dynamometer, model: NmsModel) -> Mapping[str, Any]:
             f"pulls {source.joints[i]!r} that way; turn the sign, or add the muscles"
         )
     against = arms * directions < -LEAST_ARM
+    # Signed like the moments: who tries less is weaker both ways.
+    tolerance = source.directions * np.asarray(source.tolerance)
     return {
         "labels": tuple(_label(source, i, paths.coordinates, q) for i in range(len(q))),
         "joints": source.joints,
         "moments": source.directions * source.moments,
         "tolerance": np.asarray(source.tolerance),
+        "covariance": np.outer(tolerance, tolerance) * ((1 - source.shared) * np.eye(len(q)) + source.shared),
         "level": np.where(pulls, source.activation, np.where(against, source.coactivation, 0.0)),
         "lengths": lengths,
         # Of the joint alone: r = -dl/dq.

@@ -29,6 +29,8 @@ NORMALISATIONS = {
 MVC_GAIN_SD = 0.15
 """prior standard deviation of a gain, in logarithms, where EMG is over its maximum: maximal EMG is repeated to 10 to 15
 % from one contraction to the next, and no effort is quite maximal"""
+MVC_GAIN_CORRELATION = 0.5
+"""between these gains: who tries less does so with all muscles"""
 SAVED_REFERENCE = "that of the saved person"
 """the same where a person's own values are used in place of the recordings'"""
 

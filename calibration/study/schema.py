@@ -500,6 +500,11 @@ TABLES: Mapping[str, Table] = {
             Key("file", "text", REQUIRED, "the `.csv`"),
             Key("angles", "text", "radians", 'unit of angles and velocities without one: "radians" or "degrees"'),
             Key("tolerance", "number", TOLERANCE, "expected error over the moment, where the file has none"),
+            _of(
+                Dynamometer,
+                "shared",
+                "part of these errors' variance that all contractions share: of effort, above all",
+            ),
             _of(Dynamometer, "activation", "of the muscles that pull the joint's way; less where it was measured"),
             _of(Dynamometer, "coactivation", "activation of their antagonists"),
         ),

@@ -278,7 +278,7 @@ def expand(
     def part(mask: jax.Array) -> Quadratic:
         masked = dataclasses.replace(train, weight=train.weight * jnp.broadcast_to(mask[:joints], train.weight.shape))
         targets = {q: dataclasses.replace(t, weight=t.weight * mask[-1]) for q, t in data.targets.items()}
-        maximal = data.maximal and dataclasses.replace(data.maximal, weight=data.maximal.weight * mask[-1])
+        maximal = data.maximal and dataclasses.replace(data.maximal, whitening=data.maximal.whitening * mask[-1])
         some = dataclasses.replace(data, train=masked, targets=targets, maximal=maximal)
         return objective.quadratic(model, some, start, z)
 

@@ -147,7 +147,7 @@ def test_strength_and_gain_are_told_apart():
     model, data, start = jax.tree.map(jnp.asarray, (RIGID, make_data(problem), problem.start))
     quadratic = jax.jit(lambda data, z: objective.quadratic(model, data, start, z))
     z = jnp.asarray(np.random.default_rng(0).uniform(-0.3, 0.3, layout.size))
-    silent = dataclasses.replace(data, maximal=dataclasses.replace(data.maximal, weight=jnp.zeros(3)))
+    silent = dataclasses.replace(data, maximal=dataclasses.replace(data.maximal, whitening=jnp.zeros((3, 3))))
     with_, without = quadratic(data, z), quadratic(silent, z)
     block = jax.value_and_grad(lambda z: objective.blocks(model, data, start, z)["maximal_moments"])
     value, gradient = jax.jit(block)(z)
@@ -160,10 +160,24 @@ def test_strength_and_gain_are_told_apart():
     assert max(better.values()) < 1 + 1e-9
 
 
+def test_an_effort_that_is_not_maximal_is_one_error_not_many():
+    """The block is the negative log density of errors that all contractions share in part, whichever way they pull."""
+    maximal = maximal_moments([contractions(shared=0.5), contractions(shared=0.0)], RIGID)
+    errors = np.array([6.0, 5.0, -4.0])  # one tolerance too much, all of them
+    covariance = maximal.covariance
+    assert (covariance[:3, 3:] == 0).all()
+    shared, own = (errors @ np.linalg.solve(c, errors) for c in (covariance[:3, :3], covariance[3:, 3:]))
+    assert own == pytest.approx(3.0)
+    assert shared == pytest.approx(3 / (1 + 2 * 0.5))
+    whitening = make_data(dataclasses.replace(problem_of(RIGID), maximal=maximal)).maximal.whitening
+    np.testing.assert_allclose(whitening.T @ whitening @ covariance, np.eye(6), atol=1e-12)
+
+
 def test_padding_in_a_batch_does_not_count():
     """People with more and fewer contractions share a program; who has none is in a batch of their own."""
     problem = problem_of(RIGID)
     first = {f.name: getattr(problem.maximal, f.name)[:1] for f in dataclasses.fields(problem.maximal)}
+    first["covariance"] = first["covariance"][:, :1]
     one = dataclasses.replace(problem, maximal=dataclasses.replace(problem.maximal, **first))
     batch, other = make_batches([problem, one, dataclasses.replace(one, maximal=None)])
     assert (batch.indices, other.indices) == ((0, 1), (2,))
@@ -249,6 +263,7 @@ def test_what_a_table_cannot_be(tmp_path, old, new, message):
         ({"directions": np.array([1, 0, 1])}, "contraction 2: 'direction' is 0"),
         ({"tolerance": 0.0}, "contraction 1: 'tolerance' is 0"),
         ({"activation": 0.0}, "activation is 0; expected above 0 to 1"),
+        ({"shared": 1.0}, "shared is 1; expected 0 "),
         ({"coactivation": 1.5}, "coactivation is 1.5; expected 0 to 1"),
         ({"joints": ()}, "no contraction"),
     ],

@@ -291,7 +291,7 @@ def test_mvc_trials_and_files_give_the_reference_and_gains_stay_near_one(tmp_pat
     assert values["biceps"] == pytest.approx(np.sqrt(2 / np.pi), rel=0.2)
     assert values["biceps"] > values["triceps_long"] > 0
     gains = {f.kind: f for f in study.free}["emg_gain"]
-    assert gains == dataclasses.replace(DEFAULT_FREE["emg_gain"], prior_sd=MVC_GAIN_SD)
+    assert gains == dataclasses.replace(DEFAULT_FREE["emg_gain"], prior_sd=MVC_GAIN_SD, correlation=0.5)
     for free, sd in (("{}", MVC_GAIN_SD), ("{ prior_sd = 0.5 }", 0.5), ("{ bounds = [0.5, 2] }", MVC_GAIN_SD)):
         text = f"[free]\nemg_gain = {free}\n[settings]"
         (stated,) = read_study(write_study(tmp_path, ('kind = "raw"', given), ("[settings]", text))).free
