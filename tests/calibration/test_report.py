@@ -23,6 +23,7 @@ from calibration.report.verdict import judge
 from calibration.report.write import write_metrics, write_report
 from calibration.uncertainty.analysis import BandSet
 from calibration.uncertainty.bands import Band
+from calibration.uncertainty.identifiability import Combination
 from calibration.validation import compare, evaluate, predict_segment, tabulate
 from nms_gym.errors import InputError
 from nms_gym.files.subject import Subject
@@ -509,7 +510,7 @@ def test_a_posterior_whose_middle_is_not_the_fit_is_named(study, off, level):
         BandSet(s.label, s.held_out, tuple(band(r) for r in s.runs), tuple(r.measured for r in s.runs), {}, {}, 1)
         for s in evidence.sets
     )
-    analysis = SimpleNamespace(bands=sets, draws=np.zeros((n, 1)))
+    analysis = SimpleNamespace(bands=sets, draws=np.zeros((n, 1)), identifiability=SimpleNamespace(combinations=()))
     _, findings = judge(dataclasses.replace(evidence, analysis=analysis))
     found = [f for f in findings if "The middle of the posterior is far from the fit" in f.text]
     assert bool(found) == (level is not None)
@@ -519,6 +520,24 @@ def test_a_posterior_whose_middle_is_not_the_fit_is_named(study, off, level):
         rmse = evidence.training_score(COORDINATES[0]).after.rmse
         assert f"the fit's RMSE is {number(rmse, 1)} N·m" in finding.text
         assert "Knee (right), training windows" in finding.text
+
+
+def test_what_is_hardly_known_and_missed_maximal_moments_are_named(study):
+    """Strength against gain where the data leave it to the prior; contractions that the person misses by much."""
+    subject, train, held_out, result = study
+    row = {"coordinate": COORDINATES[0], "pose": "60°", "measured": 50.0, "tolerance": 5.0, "uncalibrated": 80.0}
+    rows = [row | {"calibrated": 58.0}, row | {"pose": "90°", "calibrated": 62.0}]
+    evidence = collect(subject, train, held_out, result, maximal=rows)
+    known = (Combination("strength against gain", 0.2, 0.19), Combination("balance of antagonists, knee", 0.2, 0.05))
+    analysis = SimpleNamespace(bands=(), identifiability=SimpleNamespace(combinations=known))
+    _, findings = judge(dataclasses.replace(evidence, analysis=analysis))
+    (unknown,) = [f for f in findings if "leave it to the prior" in f.text]
+    assert "strength against gain (± 20 % before the fit, ± 19 % after it)" in unknown.text
+    assert "balance" not in unknown.text
+    assert "[[dynamometer]]" in unknown.advice
+    (missed,) = [f for f in findings if "maximal moments are missed" in f.text]
+    assert missed.text.startswith("1 of 2 maximal moments")
+    assert "Knee (right) at 90° (50.0 measured, 62.0 N·m of the model)" in missed.text
 
 
 def test_rows_of_bands_have_coverage_and_half_widths():
