@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from models import THREE_CHANNELS, arm_model, arm_params, reach
 
-from calibration.problem import Free, Problem, make_layout
-from calibration.residuals import make_data, make_objective
+from calibration.problem import Free, Problem, make_layout, params_at
+from calibration.residuals import make_data, make_maximal, make_objective, moments_of, predict_maximal
 from calibration.solvers.batch import make_batches
 from calibration.study.build import make_study
 from calibration.study.calibrate import calibrate
@@ -121,14 +121,18 @@ def test_who_pulls_is_active_and_others_are_silent_unless_told():
 # ---- as a block of the cost ----
 
 
-def test_gradient_of_the_block_and_what_it_tells():
-    """Against central differences; gains are no part of it, strength is, and the coloured Jacobian agrees. The data
-    then know strength and gain apart, which moments alone do not."""
+def test_gradient_of_the_block():
+    """With elastic tendons, against central differences: strength is in it, gains are not."""
     problem = problem_of()
     layout = make_layout(problem)
-    given = jax.tree.map(jnp.asarray, (MODEL, make_data(problem), problem.start))
-    objective = make_objective(layout, problem.penalties)
-    block = jax.jit(lambda z: objective.blocks(*given, z)["maximal_moments"])
+    maximal, start = jax.tree.map(jnp.asarray, (make_maximal(problem.maximal), problem.start))
+    model = dataclasses.replace(MODEL, paths=None)
+
+    @jax.jit
+    def block(z):
+        force = predict_maximal(model, params_at(layout, start, z), maximal)
+        return 0.5 * jnp.sum((maximal.whitening @ (moments_of(maximal, force) - maximal.measured)) ** 2)
+
     z = jnp.asarray(np.random.default_rng(0).uniform(-0.3, 0.3, layout.size))
     gradient = np.asarray(jax.jit(jax.grad(block))(z))
     h = 1e-5
@@ -298,13 +302,9 @@ def test_a_study_is_fitted_to_them_and_reports_them(tmp_path):
     for row, measured in zip(outcome.maximal, (60.0, -40.0), strict=True):
         assert row["measured"] == measured
         assert abs(row["calibrated"] - measured) < 0.5 * abs(row["uncalibrated"] - measured)
-    # The tolerance of 0.1 % was out of reach in so few iterations.
-    write_results(tmp_path, study, outcome)
+    write_results(tmp_path, study, outcome, report=False)
     written = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert written["maximal_moments"] == json.loads(json.dumps(outcome.maximal))
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<h3>Maximal moments</h3>" in page
-    assert "maximal moments are missed by more than 2 tolerances" in page
 
 
 def test_a_study_file_names_them(tmp_path):

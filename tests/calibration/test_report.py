@@ -149,8 +149,15 @@ def study():
 def report(study, tmp_path_factory):
     subject, train, held_out, result = study
     folder = tmp_path_factory.mktemp("reports") / "new" / "out"
+    pose = {"coordinate": COORDINATES[0], "pose": "at <b>ease</b>", "measured": 51.25, "tolerance": 5.0}
     path = write_report(
-        folder, subject=subject, train=train, held_out=held_out, result=result, notes=["A <note> to keep."]
+        folder,
+        subject=subject,
+        train=train,
+        held_out=held_out,
+        result=result,
+        notes=["A <note> to keep."],
+        maximal=[pose | {"uncalibrated": 80.0, "calibrated": 52.0}],
     )
     return path, path.read_text(encoding="utf-8")
 
@@ -165,6 +172,14 @@ def _png_pixels(content: bytes) -> tuple[int, int, int]:
         data += content[at + 8 : at + 8 + size] if kind == b"IDAT" else b""
         at += 12 + size
     return width, height, len(set(zlib.decompress(data)))
+
+
+def test_maximal_moments_have_a_table(report):
+    _, text = report
+    table = text.split("<h3>Maximal moments</h3>")[1].split("</table>")[0]
+    assert "at &lt;b&gt;ease" in table
+    for value in ("51.2", "80.0", "52.0"):
+        assert value in table
 
 
 def test_page_is_complete_and_loads_nothing_from_outside(report):
