@@ -15,10 +15,10 @@ factor* gives strengths a prior correlation of 0.6.
 
 Errors are root mean squares over people of the logarithm, in per cent: of the strength of flexors and extensors (sum of
 maximum isometric force times moment arm), of their ratio, and of the gains, whose truth is the normalisation's
-reference over the EMG at full excitation; "bias" is the mean for both sides. "capacity" is that of the largest moments
-that the person could make, over the same six poses, which is what a policy acts on. "inside" is how many of the true
-side strengths lie within 90 % intervals (128 of 64 people, so 90 +- 5). "unseen" is the error of moments in a recording
-that was not fitted, with its EMG, median over people, N·m.
+reference over the EMG at full excitation; "bias" is the mean for both sides. "capacity" is the error of the largest
+moments that the person could make, in the same six poses, over their root mean square: what a policy acts on. "inside"
+is how many of the true side strengths lie within 90 % intervals (128 of 64 people, so 90 +- 5). "unseen" is the error
+of moments in a recording that was not fitted, with its EMG, median over people, N·m.
 """
 
 from __future__ import annotations
@@ -203,10 +203,10 @@ def row_of(
     error = np.array([strengths(f) - strengths(p.params) for f, p in zip(fitted, people, strict=True)])
     gains = [np.log(np.asarray(f.emg_gain, float) / p.gain[way]) for f, p in zip(fitted, people, strict=True)]
     full = maximal_moments([contractions(model.coordinates[1], model.coordinates)], model)
-    capacity = [
-        np.log(evaluate_maximal(model, f, full) / evaluate_maximal(model, p.params, full))
-        for f, p in zip(fitted, people, strict=True)
-    ]
+    capacity = []
+    for f, p in zip(fitted, people, strict=True):
+        true = evaluate_maximal(model, p.params, full)
+        capacity.append((evaluate_maximal(model, f, full) - true) / np.sqrt(np.mean(true**2)))
     unseen = [noisy_emg.held_out(model, f, p.segments[way][2]).mean() for f, p in zip(fitted, people, strict=True)]
     return {
         "row": label,
