@@ -83,11 +83,16 @@ def contractions(joint: str, coordinates: tuple[str, ...], **changes: Any) -> An
     )
 
 
-def sides(model: Any) -> np.ndarray:
-    """(2, M) mean moment arm at the elbow of flexors and of extensors, m, zero for the others."""
+def maximal(model: Any, **changes: Any) -> Any:
+    """Contractions of the elbow, ready to calibrate."""
     from calibration.study.dynamometer import maximal_moments
 
-    arms = maximal_moments([contractions(model.coordinates[1], model.coordinates)], model).moment_arms.mean(axis=0)
+    return maximal_moments([contractions(model.coordinates[1], model.coordinates, **changes)], model)
+
+
+def sides(model: Any) -> np.ndarray:
+    """(2, M) mean moment arm at the elbow of flexors and of extensors, m, zero for the others."""
+    arms = maximal(model).moment_arms.mean(axis=0)
     return np.stack([np.maximum(arms, 0.0), np.maximum(-arms, 0.0)])
 
 
@@ -95,7 +100,6 @@ def make_person(model: Any, start: Any, seed: int, arms: np.ndarray) -> Person:
     import jax
 
     from calibration.problem import make_layout, params_at
-    from calibration.study.dynamometer import maximal_moments
     from calibration.uncertainty.truncated_normal import sample_box
     from calibration.validation import evaluate_maximal, float64, predict_segment
 
@@ -120,15 +124,9 @@ def make_person(model: Any, start: Any, seed: int, arms: np.ndarray) -> Person:
         moments.append(exact + noisy_emg.MOMENT_NOISE * exact.std(axis=0) * noise)
 
     effort = rng.uniform(LEAST_EFFORT, 1.0)
-    joint = model.coordinates[1]
-    real = maximal_moments(
-        [contractions(joint, model.coordinates, activation=effort, coactivation=COACTIVATION)], model
-    )
+    real = maximal(model, activation=effort, coactivation=COACTIVATION)
     peaks = np.abs(evaluate_maximal(model, truth, real)) * (1 + MOMENT_NOISE * rng.standard_normal(6))
-    measured, informed = (
-        maximal_moments([contractions(joint, model.coordinates, moments=peaks, **known)], model)
-        for known in ({}, {"activation": effort})
-    )
+    measured, informed = (maximal(model, moments=peaks, **known) for known in ({}, {"activation": effort}))
     segments, gain = normalised(model, recordings, moments, effort, rng)
     return Person(truth, segments, gain, measured, informed)
 
@@ -166,7 +164,7 @@ def problem_of(model: Any, start: Any, person: Person, settings: Mapping[str, An
     from calibration.study.emg import EmgRecipe
 
     mvc = settings.get("mvc", False)
-    maximal = person.informed if settings.get("activation") else person.maximal
+    measured = person.informed if settings.get("activation") else person.maximal
     changes = {"max_isometric_force": {"correlation": settings.get("correlation", 0.0)}}
     if mvc:
         changes["emg_gain"] = dataclasses.asdict(default_priors(EmgRecipe("raw", normalise="mvc"))["emg_gain"])
@@ -176,7 +174,7 @@ def problem_of(model: Any, start: Any, person: Person, settings: Mapping[str, An
         tuple(person.segments["mvc" if mvc else "session"][:2]),
         tuple(dataclasses.replace(f, **changes.get(f.kind, {})) for f in default_free(model)),
         penalties=Penalties(moment_tolerance=noisy_emg.TOLERANCE),
-        maximal=maximal if settings.get("dynamometer") else None,
+        maximal=measured if settings.get("dynamometer") else None,
     )
 
 
@@ -194,7 +192,6 @@ def row_of(
     arms: np.ndarray,
 ) -> dict[str, Any]:
     """Errors of fitted parameters, whose side strengths have posterior standard deviations ``sd (N, 2)``."""
-    from calibration.study.dynamometer import maximal_moments
     from calibration.validation import evaluate_maximal
 
     def strengths(params: Any) -> np.ndarray:
@@ -202,7 +199,7 @@ def row_of(
 
     error = np.array([strengths(f) - strengths(p.params) for f, p in zip(fitted, people, strict=True)])
     gains = [np.log(np.asarray(f.emg_gain, float) / p.gain[way]) for f, p in zip(fitted, people, strict=True)]
-    full = maximal_moments([contractions(model.coordinates[1], model.coordinates)], model)
+    full = maximal(model)
     capacity = []
     for f, p in zip(fitted, people, strict=True):
         true = evaluate_maximal(model, p.params, full)
