@@ -252,10 +252,11 @@ def export(
 ) -> None:
     """Write a person's calibrated muscles into a copy of an OpenSim model or a CEINMS subject.
 
-    Nothing else of the file changes. EMG gains have no place in either: scale the excitations by them.
+    In an OpenSim model the muscles become of the class that the person was calibrated with; nothing else of the file
+    changes. EMG gains have no place in either: scale the excitations by them.
     """
     from nms_gym.files.ceinms import calibrated_ceinms_subject, write_ceinms_subject
-    from nms_gym.files.osim_write import osim_values, write_osim
+    from nms_gym.files.osim_write import export_osim
     from nms_gym.files.subject import load_subject
     from nms_gym.recording.ceinms import read_ceinms_subject
 
@@ -263,8 +264,15 @@ def export(
     if output.suffix != original.suffix or output.suffix not in (".osim", ".xml"):
         raise InputError(f"--output is {output}, --from {original}; both must be .osim, or both CEINMS subjects (.xml)")
     if output.suffix == ".osim":
-        written = write_osim(output, original, osim_values(subject.model, subject.params))
+        written = export_osim(output, original, subject.model, subject.params)
         console.print(f"{len(written.changed)} muscles changed; written to {output}", markup=False)
+        if written.turned:
+            console.print(
+                f"  {len(written.turned)} are {written.muscle_class} now, whose equations the person has; they were "
+                f"{listed(sorted(set(written.turned.values())))}",
+                markup=False,
+                soft_wrap=True,
+            )
         left_out = sorted({kind for kinds in written.left_out.values() for kind in kinds})
         if left_out:
             console.print(f"  not in this model's muscle classes, so left out: {listed(left_out)}", markup=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +59,31 @@ _OWN: Mapping[str, Mapping[str, str]] = {
 }
 # A strain means the same only where the curve through it does.
 _FAMILY_OF_STRAINS: Mapping[str, str] = {"DeGrooteFregly2016Muscle": "DeGrooteFregly2016"}
+# Our families of curves as OpenSim's classes. Those of other families have none.
+_CLASSES: Mapping[str, str] = {
+    "DeGrooteFregly2016": "DeGrooteFregly2016Muscle",
+    "Millard2012": "Millard2012EquilibriumMuscle",
+}
+# What every muscle class has, beside its parameters: Simulation/Model/{Force,PathActuator,Muscle}.
+_SHARED = (
+    "GeometryPath",
+    "path",
+    "appliesForce",
+    "isDisabled",
+    "min_control",
+    "max_control",
+    "optimal_force",
+    "ignore_activation_dynamics",
+    "default_activation",
+    "components",
+)
+# The curves of OpenSim's Millard muscles; written whole, because ours are its defaults at our strains.
+_MILLARD_CURVES = (
+    "ActiveForceLengthCurve",
+    "ForceVelocityCurve",
+    "FiberForceLengthCurve",
+    "TendonForceLengthCurve",
+)
 _POSITIVE = ("max_isometric_force", "optimal_fiber_length", "tendon_slack_length", "max_contraction_velocity")
 
 
@@ -69,10 +94,70 @@ class OsimWriting:
     Attributes:
         changed: muscle -> {our kind: value} whose number in the file is new.
         left_out: muscle -> kinds that its OpenSim class has no property for.
+        turned: muscle -> the class that it had in the file, where it has another one now.
+        muscle_class: that of all muscles written, where they were made to be of one.
     """
 
     changed: Mapping[str, Mapping[str, float]]
     left_out: Mapping[str, tuple[str, ...]]
+    turned: Mapping[str, str] = field(default_factory=dict)
+    muscle_class: str = ""
+
+
+def osim_class(model: NmsModel) -> str:
+    """The OpenSim class whose curves are those of ``model``.
+
+    Raises:
+        InputError: there is none: OpenSim would move another person.
+    """
+    curves = model.settings.curves
+    if curves.name not in _CLASSES or curves != type(curves)():
+        which = (
+            f"{curves.name!r} curves" if curves.name not in _CLASSES else f"{curves.name!r} curves with own constants"
+        )
+        raise InputError(
+            f"this person's muscles have {which}, which no muscle class of OpenSim has: the file would move otherwise "
+            f"than the person does. Calibrate with {listed(_CLASSES)} to export"
+        )
+    return _CLASSES[curves.name]
+
+
+def export_osim(
+    path: str | os.PathLike[str], original: str | os.PathLike[str], model: NmsModel, params: NmsParams
+) -> OsimWriting:
+    """``write_osim`` of a person, so that OpenSim moves the copy as ``model`` does.
+
+    Muscles become of the class whose equations are the person's (``osim_class``), whatever they were: a Thelen muscle
+    with a De Groote-Fregly muscle's parameters would pull otherwise. Tendons become rigid or elastic as the person's
+    are. Paths, and muscles that the person lacks, stay.
+
+    Raises:
+        InputError: see ``write_osim`` and ``osim_class``.
+    """
+    muscle_class = osim_class(model)
+    kinds = model.tendons
+    rigid = dict.fromkeys(model.muscles, kinds == "rigid")
+    if isinstance(kinds, tuple):
+        rigid = {muscle: kind == "rigid" for muscle, kind in zip(model.muscles, kinds, strict=True)}
+    strains = {
+        muscle: (float(passive), float(tendon))
+        for muscle, passive, tendon in zip(
+            model.muscles,
+            np.asarray(params.passive_fiber_strain_at_one_norm_force, float),
+            np.asarray(params.tendon_strain_at_one_norm_force, float),
+            strict=True,
+        )
+    }
+    return _write(path, original, osim_values(model, params), _Target(muscle_class, rigid, strains))
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What all muscles written are to be: their class, whose tendon is rigid, and strains at one norm force."""
+
+    muscle_class: str
+    rigid: Mapping[str, bool]
+    strains: Mapping[str, tuple[float, float]]
 
 
 def osim_values(model: NmsModel, params: NmsParams) -> dict[str, dict[str, float]]:
@@ -108,6 +193,15 @@ def write_osim(
     Raises:
         InputError: the original cannot be read; a muscle is not in it; a value is not finite or not positive.
     """
+    return _write(path, original, values, None)
+
+
+def _write(
+    path: str | os.PathLike[str],
+    original: str | os.PathLike[str],
+    values: Mapping[str, Mapping[str, float]],
+    target: _Target | None,
+) -> OsimWriting:
     source = str(original)
     model = read_osim(source)
     classes = {muscle.name: muscle.class_name for muscle in model.muscles}
@@ -121,8 +215,14 @@ def write_osim(
     edits: list[tuple[int, int, bytes]] = []
     changed: dict[str, dict[str, float]] = {}
     left_out: dict[str, tuple[str, ...]] = {}
+    turned: dict[str, str] = {}
     for name, wanted in values.items():
-        tags = {**_EVERY_MUSCLE, **_OWN.get(classes[name], {})}
+        muscle_class = classes[name] if target is None else target.muscle_class
+        tags = {**_EVERY_MUSCLE, **_OWN.get(muscle_class, {})}
+        if target is not None:
+            edits += _into_class(name, places[name], classes[name], target, tags.values())
+            if classes[name] != muscle_class:
+                turned[name] = classes[name]
         left_out[name] = tuple(kind for kind in wanted if kind not in tags)
         for kind, value in wanted.items():
             if not math.isfinite(value) or (kind in _POSITIVE and value <= 0):
@@ -131,7 +231,7 @@ def write_osim(
                 continue
             text, place = repr(float(value)), places[name]
             element = f"<{tags[kind]}>{text}</{tags[kind]}>".encode()
-            if tags[kind] in place.empty:
+            if tags[kind] in place.empty and tags[kind] not in place.properties:
                 edits.append((*place.empty[tags[kind]], element))
             elif tags[kind] not in place.properties:
                 edits.append((place.end, place.end, element + b"\n"))
@@ -143,7 +243,38 @@ def write_osim(
     with atomic_path(path) as temporary:
         temporary.write_bytes(_edited(data, edits))
         read_osim(temporary)
-    return OsimWriting(changed, {name: kinds for name, kinds in left_out.items() if kinds})
+    return OsimWriting(
+        changed,
+        {name: kinds for name, kinds in left_out.items() if kinds},
+        turned,
+        "" if target is None else target.muscle_class,
+    )
+
+
+def _into_class(
+    name: str, place: _Place, old: str, target: _Target, own: Iterable[str]
+) -> list[tuple[int, int, bytes]]:
+    """Edits that make a muscle one of the target's class: its tags, what that class does not have, and its curves."""
+    edits: list[tuple[int, int, bytes]] = []
+    new = target.muscle_class
+    kept = {*_SHARED, *own}
+    if old == new:
+        # Properties that scale or bound what ours has no parameter for go back to OpenSim's defaults.
+        kept |= set(place.spans) - {*_MILLARD_CURVES, "active_force_width_scale", "ignore_passive_fiber_force"}
+    else:
+        for at in (place.begin + 1, place.end + 2):
+            edits.append((at, at + len(old), new.encode()))
+    kept.discard("ignore_tendon_compliance")
+    for tag, (start, end) in place.spans.items():
+        if tag not in kept and not tag.startswith("socket_"):
+            edits.append((start, end, b""))
+    added = f"<ignore_tendon_compliance>{str(target.rigid[name]).lower()}</ignore_tendon_compliance>\n"
+    if new == "Millard2012EquilibriumMuscle":
+        curves = zip(_MILLARD_CURVES[2:], target.strains[name], strict=True)
+        strain = "strain_at_one_norm_force"
+        added += "".join(f'<{curve} name="">\n<{strain}>{value!r}</{strain}>\n</{curve}>\n' for curve, value in curves)
+    edits.append((place.end, place.end, added.encode()))
+    return edits
 
 
 @dataclass
@@ -154,8 +285,12 @@ class _Place:
     """property -> first byte of its text, and the byte after"""
     empty: dict[str, tuple[int, int]] = field(default_factory=dict)
     """the same of whole elements without an end tag"""
+    begin: int = 0
+    """where the muscle's start tag begins"""
     end: int = 0
     """where the muscle's end tag begins"""
+    spans: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """child -> its first byte, and the byte after its end tag"""
 
 
 def _places(data: bytes, classes: Mapping[str, str]) -> dict[str, _Place]:
@@ -185,7 +320,7 @@ def _places(data: bytes, classes: Mapping[str, str]) -> dict[str, _Place]:
         if not inside and parents[-1:] in (["components"], ["objects"]) and classes.get(name) == tag:
             inside.append(name)
             depth.append(len(parents))
-            places[name] = _Place()
+            places[name] = _Place(begin=parser.CurrentByteIndex)
         stack.append((tag, parser.CurrentByteIndex))
 
     def finish(tag: str) -> None:
@@ -198,6 +333,7 @@ def _places(data: bytes, classes: Mapping[str, str]) -> dict[str, _Place]:
             places[inside.pop()].end = end
         elif len(stack) == depth[-1] + 1:
             first = content(start)
+            places[inside[-1]].spans[tag] = (start, max(first, data.index(b">", end) + 1))
             if data[first - 2 : first] == b"/>":
                 places[inside[-1]].empty[tag] = (start, first)
             else:

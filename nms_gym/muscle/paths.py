@@ -167,6 +167,13 @@ def _sample(
     arms = np.zeros((len(q), len(columns), len(courses)))
     for m, course in enumerate(courses):
         here = _placed(course, pose, bodies)
+        if not course.over and not any(point.range for point in course.points):
+            lengths[:, m] = _straight(here)
+            for k, sides in enumerate(beside):
+                moved = [_placed(course, *side) for side in sides]
+                if not _still(here, moved[0]):
+                    arms[:, k, m] = -(_straight(moved[0]) - _straight(moved[1])) / (2 * _STEP)
+            continue
         state = _find(course, here, _keys(course, pose))
         lengths[:, m] = _length(here, state)
         for k, sides in enumerate(beside):
@@ -288,7 +295,7 @@ def _placed(course: _Course, pose: np.ndarray, bodies: Sequence[Transform]) -> _
             fixed = np.stack(x, axis=1) @ point.frame.rotation.T + point.frame.translation
             points[:, i] = np.einsum("nij,nj->ni", rotation, fixed) + translation
         else:
-            points[:, i] = rotation @ point.location + translation
+            points[:, i] = (rotation.reshape(-1, 3) @ point.location).reshape(-1, 3) + translation
     return _Placed(points, tuple(over.frame(bodies) for over in course.over))
 
 
@@ -391,6 +398,12 @@ def _slide(course: _Course, placed: _Placed, state: _Wrapped) -> None:
         state.arc[rows, i], state.entering[rows, i], state.leaving[rows, i] = wrap(
             over.surface, _local(start, frame), _local(end, frame)
         )
+
+
+def _straight(placed: _Placed) -> np.ndarray:
+    """Length (N,) through all points."""
+    apart = placed.points[:, 1:] - placed.points[:, :-1]
+    return np.sqrt(np.einsum("nki,nki->nk", apart, apart)).sum(axis=1)
 
 
 def _length(placed: _Placed, state: _Wrapped) -> np.ndarray:
