@@ -5,7 +5,7 @@ moment arms several times worse, because differentiation magnifies what the leng
 range of motion and a margin around it; a fit to one movement is metres wrong outside it.
 
 Wrapped paths can jump, and a polynomial that chases a jump rings everywhere else, so the residuals are weighted by
-Huber's function (Huber 1964, Ann Math Stat 35:73-101). Where a sampler's
+Huber's function (iteratively reweighted least squares, Huber 1964, Ann Math Stat 35:73-101). Where a sampler's
 lengths contradict its moment arms (OpenSim 4.6's ``getLength`` over two cylinders is shorter than its own path) the
 moment arms are trusted and lengths give the constant only. Whatever the fit cannot follow is measured on samples of
 its own and reported muscle by muscle, with the reason.
@@ -44,8 +44,8 @@ _LENGTH_SCALE, _ARM_SCALE = LENGTH_TARGET[0], ARM_TARGET[0]
 # Huber's tuning constant (95 % efficient on Gaussian residuals), the MAD's factor, and the scaled residual below
 # which nothing is treated as a jump.
 _HUBER, _MAD, _SMALL = 1.345, 1.4826, 0.3
-# Reweighting ends when a pass changes the fit by less than this (RMS, in units of the scales), 0.04 to 0.1 um.
-_REWEIGHTINGS, _SETTLED, _LEAST_KEPT = 40, 2e-4, 0.55
+# Reweighting ends when a pass changes the fit by less than this (RMS, in units of the scales), 0.2 to 0.5 um.
+_REWEIGHTINGS, _SETTLED = 15, 1e-3
 # m. A moment arm that changes by more than this within a quarter of a degree has jumped.
 _JUMP = 1e-3
 # Poses at which sampled moment arms are compared with differences of lengths, the step in rad, and how many poses are
@@ -412,45 +412,22 @@ def _fit_group(
                 f"{len(fit_q)} samples are too few for degree {candidate} over {len(span)} coordinates; take more"
             )
         test_design = _design(test_q, domain, span, candidate)
-        rows = _fit_muscles(design, span, fit_data[0][:, members], fit_data[1][:, :, members])
-        errors = _errors_of(test_design, rows, span, test_data, members)
+        rows, errors, contradicted = [], [], set()
+        fits = _fit_muscles(design, span, [(fit_data[0][:, m], fit_data[1][:, :, m]) for m in members])
+        for place, (index, (row, contradiction)) in enumerate(zip(members, fits, strict=True)):
+            rows.append(row)
+            if contradiction:
+                contradicted.add(place)
+            errors.append(_errors(test_design, row, span, test_data[0][:, index], test_data[1][:, :, index]))
         # The muscle farthest from its targets decides, but one that no degree can follow must not raise it for all.
         scores = np.array([_score(length, arm) for length, arm, _ in errors])
-        result = (candidate, rows, errors)
+        result = (candidate, np.stack(rows), errors, contradicted)
         if best is None or np.minimum(scores, 3).mean() < 0.9 * np.minimum(best[0], 3).mean():
             best = (scores, result)
         if scores.max() < 0.5:
             break
     assert best is not None
-    chosen, rows, errors = best[1]
-    design = _design(fit_q, domain, span, chosen)
-    fitted = _errors_of(design, rows, span, fit_data, members)
-    poor = [place for place, (length, arm, _) in enumerate(fitted) if span and _score(length, arm) >= 1]
-    if not poor:
-        return chosen, rows, errors, set()
-    # Would the moment arms alone be smooth? Then lengths that differ are such as no path with these arms could have.
-    columns = [members[place] for place in poor]
-    alone = _fit_arms(design, span, fit_data[0][:, columns], fit_data[1][:, :, columns])
-    again = _errors_of(design, alone, span, fit_data, columns)
-    overruled = [
-        k for k, (length, arm, _) in enumerate(again) if length[1] > LENGTH_TARGET[1] and arm[1] < 0.5 * ARM_TARGET[1]
-    ]
-    for k in overruled:
-        rows[poor[k]] = alone[k]
-    if overruled:
-        errors = _errors_of(_design(test_q, domain, span, chosen), rows, span, test_data, members)
-    return chosen, rows, errors, {poor[k] for k in overruled}
-
-
-def _errors_of(
-    design: list[np.ndarray],
-    rows: np.ndarray,
-    span: tuple[int, ...],
-    data: tuple[np.ndarray, np.ndarray],
-    columns: Sequence[int],
-) -> list[tuple[tuple[float, float, float], tuple[float, float, float], int]]:
-    """``_errors`` of each row of coefficients, on the samples of the muscle in its column of ``data``."""
-    return [_errors(design, row, span, data[0][:, m], data[1][:, :, m]) for row, m in zip(rows, columns, strict=True)]
+    return best[1]
 
 
 def _score(length: tuple[float, float, float], arm: tuple[float, float, float]) -> float:
@@ -462,48 +439,51 @@ def _score(length: tuple[float, float, float], arm: tuple[float, float, float]) 
     )
 
 
-def _fit_muscles(design: list[np.ndarray], span: tuple[int, ...], lengths: np.ndarray, arms: np.ndarray) -> np.ndarray:
-    """Robust joint fits (M, P) to lengths (N, M) and moment arms (N, D, M)."""
-    # Orthonormal columns make projections of residuals.
+def _fit_muscles(
+    design: list[np.ndarray], span: tuple[int, ...], data: list[tuple[np.ndarray, np.ndarray]]
+) -> list[tuple[np.ndarray, bool]]:
+    """Robust joint fits that share their design; per muscle the coefficients, and whether lengths were overruled."""
+    # Orthonormal columns make the reweighted normal equations well conditioned.
+    count = len(design[0])
     stacked = np.concatenate([design[0] / _LENGTH_SCALE, *(matrix / _ARM_SCALE for matrix in design[1:])])
     orthonormal, triangle = np.linalg.qr(stacked)
-    targets = np.concatenate([lengths / _LENGTH_SCALE, *(arms[:, k] / _ARM_SCALE for k in span)])
-    return solve_triangular(triangle, _robust(orthonormal, targets)).T
+    results = []
+    for lengths, arms in data:
+        target = np.concatenate([lengths / _LENGTH_SCALE, *(arms[:, k] / _ARM_SCALE for k in span)])
+        row = solve_triangular(triangle, _robust(orthonormal, target, np.ones(len(target))))
+        length_error, arm_error, _ = _errors(design, row, span, lengths, arms)
+        contradicted = False
+        if span and _score(length_error, arm_error) >= 1:
+            # Would the moment arms alone be smooth? A light weight on the lengths keeps the constant determined.
+            light = np.concatenate([np.full(count, 1e-6), np.ones(len(target) - count)])
+            alone = solve_triangular(triangle, _robust(orthonormal, target, light))
+            alone[0] += np.nanmedian(lengths - design[0] @ alone)
+            length_error, arm_error, _ = _errors(design, alone, span, lengths, arms)
+            # Then lengths that differ are lengths that no path with these moment arms could have.
+            contradicted = length_error[1] > LENGTH_TARGET[1] and arm_error[1] < 0.5 * ARM_TARGET[1]
+            if contradicted:
+                row = alone
+        results.append((row, contradicted))
+    return results
 
 
-def _fit_arms(design: list[np.ndarray], span: tuple[int, ...], lengths: np.ndarray, arms: np.ndarray) -> np.ndarray:
-    """The same to moment arms alone, which leave the constant open: it is the lengths' median."""
-    orthonormal, triangle = np.linalg.qr(np.concatenate([matrix[:, 1:] / _ARM_SCALE for matrix in design[1:]]))
-    targets = np.concatenate([arms[:, k] / _ARM_SCALE for k in span])
-    slopes = solve_triangular(triangle, _robust(orthonormal, targets))
-    rows = np.concatenate([np.zeros((1, lengths.shape[1])), slopes])
-    rows[0] = np.nanmedian(lengths - design[0] @ rows, axis=0)
-    return rows.T
-
-
-def _robust(orthonormal: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Huber regressions (P, M) of ``targets`` (N, M) on orthonormal columns (N, P); NaN are left out.
-
-    By winsorised residuals (Huber 1981, Robust Statistics, section 7.8): each step projects the residuals, cut off at
-    Huber's bound, so that all muscles share two matrix products, where reweighting would solve a system for each.
-    """
-    finite = np.isfinite(targets)
-    every = bool(finite.all())
-    targets = np.where(finite, targets, 0.0)
-    solution = orthonormal.T @ targets
-    left = np.arange(targets.shape[1])
+def _robust(orthonormal: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Huber regression of ``target`` on orthonormal columns; rows with NaN are left out."""
+    weight = np.where(np.isfinite(target), weight, 0.0)
+    target = np.where(np.isfinite(target), target, 0.0)
+    huber = np.ones_like(target)
+    solution = np.zeros(orthonormal.shape[1])
     for _ in range(_REWEIGHTINGS):
-        residual = targets[:, left] - orthonormal @ solution[:, left]
-        size = np.abs(residual) if every else np.where(finite[:, left], np.abs(residual), np.nan)
-        spread = np.maximum(_HUBER * _MAD * (np.median if every else np.nanmedian)(size, axis=0), _SMALL)
-        # Steps are longer the more residuals are cut off, and at most so long that they converge in any case.
-        kept = np.mean(size <= spread, axis=0)
-        residual = np.clip(residual, -spread, spread) / np.maximum(kept, _LEAST_KEPT)
-        step = orthonormal.T @ (residual if every else np.where(finite[:, left], residual, 0.0))
-        solution[:, left] += step
-        left = left[np.linalg.norm(step, axis=0) > _SETTLED * math.sqrt(len(targets))]
-        if not len(left):
+        # With orthonormal columns only the rows whose weight is not one change the normal equations.
+        lost = 1.0 - weight * huber
+        rows = orthonormal[lost > 0]
+        normal = np.eye(len(solution)) - rows.T @ (rows * lost[lost > 0, None])
+        previous, solution = solution, np.linalg.solve(normal, orthonormal.T @ ((1.0 - lost) * target))
+        if np.linalg.norm(solution - previous) < _SETTLED * math.sqrt(len(target)):
             break
+        residual = np.abs(target - orthonormal @ solution)
+        spread = max(_HUBER * _MAD * float(np.median(residual[weight > 0.5])), _SMALL)
+        huber = np.minimum(1.0, spread / np.maximum(residual, 1e-12))
     return solution
 
 

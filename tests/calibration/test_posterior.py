@@ -44,7 +44,7 @@ START = arm_params(MODEL)
 FREE = (
     DEFAULT_FREE["max_isometric_force"],
     Free("emg_gain", (0.3, 3.0), 0.3),
-    DEFAULT_FREE["electromechanical_delay"],
+    dataclasses.replace(DEFAULT_FREE["electromechanical_delay"], share="all"),
 )
 MOTION = {"middle": (0.2, 1.1), "reach": (0.4, 0.6), "seconds": 1.5}
 PENALTIES = Penalties(moment_tolerance=0.1)

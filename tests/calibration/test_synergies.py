@@ -331,7 +331,8 @@ def residuals_by_block(problem, layout, z):
     named = dict(zip(layout.names, z, strict=True))
     pair = jnp.stack([named["optimal_fiber_length:TRIlong"], named["optimal_fiber_length:TRIlat"]])
     add("group_similarity", (pair - pair.mean()) / p.group_tolerance)
-    add("prior", z)
+    # With precision L L' the prior is half the square of L' z.
+    add("prior", np.linalg.cholesky(layout.prior_precision).T @ z)
     return blocks
 
 
