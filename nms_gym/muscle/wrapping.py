@@ -218,13 +218,13 @@ def _third_point(surface: Surface, start: np.ndarray, end: np.ndarray) -> np.nda
             part = share[fan, None]
             mixed = _nearest(part * c1[fan] + (1 - part) * spread, axes)
             c1[fan] = np.where(part > 0, mixed, spread)
-    shorter = np.zeros(len(start), bool)
+    shorter, other_way = np.zeros(len(start), bool), c1
     if surface.method == "axial":
         # Beyond the chord the axial choice says which plane, and the way around is the shorter one.
         shorter = (t <= 0) | (t >= 1)
         scaled = middle / axes
         normal = _unit(np.cross(along, (c1 - b) / axes))
-        outward = scaled - _dot(normal, scaled)[:, None] * normal
+        other_way = axes * (2 * scaled - _dot(normal, scaled)[:, None] * normal)
     if surface.sign:
         # Onto the side asked for: mirrored, and as far as the fan chose it drawn towards the middle.
         wrong = np.flatnonzero(np.where(c1[:, surface.axis] >= 0, 1, -1) != surface.sign)
@@ -233,7 +233,7 @@ def _third_point(surface: Surface, start: np.ndarray, end: np.ndarray) -> np.nda
         c1[drawn] = _nearest(c1[drawn], axes)
         shorter[wrong] = False
     if shorter.any():
-        c1[shorter] = (axes * (scaled + outward))[shorter]
+        c1[shorter] = other_way[shorter]
     return c1 / scale
 
 
