@@ -718,7 +718,7 @@ def test_demo_runs_from_start_to_end(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     found = scores(tmp_path / "out")
     for joint in ("r_shoulder_elev", "r_elbow_flex"):
-        assert found["reach_3", joint, "calibrated"] > max(0.85, found["reach_3", joint, "uncalibrated"])
+        assert found["reach_3", joint, "calibrated"] > max(0.8, found["reach_3", joint, "uncalibrated"])
         assert re.search(rf"held-out: reach_3 +{joint} +calibrated", done.stdout)
     assert re.search(r"random action: \d+ steps, return -", done.stdout)
     assert "action drives 'BRA'" in done.stdout
